@@ -59,13 +59,11 @@ impl Bar {
             ("same", "throughput_1" | "throughput_8") => Some(Self::KeepsOfNone(1.1)),
             ("same", "rps_1" | "rps_16" | "rps_128") => Some(Self::KeepsOfNone(1.05)),
             ("same", "conn_rate") => Some(Self::KeepsOfNone(1.0)),
-            ("same", name) if name.starts_with("p50_") || name.starts_with("p99_") => {
+            ("same" | "unfiled", name) if name.starts_with("p50_") || name.starts_with("p99_") => {
                 Some(Self::WithinOfNone(1.05))
             }
             ("unfiled", _) if unit(metric).1 => Some(Self::KeepsOfNone(0.97)),
-            ("unfiled", name) if name.starts_with("p50_") || name.starts_with("p99_") => {
-                Some(Self::WithinOfNone(1.05))
-            }
+            ("http" | "http_same" | "grpc", name) => Self::of_http(place, name),
             ("hbone", "throughput_1") => Some(Self::AtLeast(1.2)),
             ("hbone", "rps_128") => Some(Self::AtLeast(1.6)),
             // Init containers, happy eyeballs and drivers with several hosts wait for it.
@@ -76,6 +74,28 @@ impl Bar {
             _ => None,
         };
         own.unwrap_or_else(|| Self::usual(metric, name))
+    }
+
+    /// What routing each request is held to, beside Envoy's routers.
+    fn of_http(place: &str, name: &str) -> Option<Self> {
+        let bar = match (place, name) {
+            ("http", "rps_16") => Self::AtLeast(2.5),
+            ("http", "rps_128") => Self::AtLeast(2.2),
+            ("http", "p50_1") | ("http_same", "cpu_s_per_100k") => Self::AtMost(0.45),
+            ("http", "cpu_s_per_100k_128") | ("grpc", "p99_4x32") => Self::AtMost(0.35),
+            ("http", "cpu_s_per_100k") | ("grpc", "cpu_s_per_100k_16x1") => Self::AtMost(0.3),
+            ("http", "p99_128") | ("grpc", "p99_16x1") | ("http_same", "cpu_s_per_100k_128") => {
+                Self::AtMost(0.5)
+            }
+            ("http_same", "rps_16") => Self::AtLeast(1.8),
+            ("http_same", "rps_128") => Self::AtLeast(1.4),
+            ("http_same", "p99_128") => Self::AtMost(0.8),
+            ("grpc", "rps_16x1") => Self::AtLeast(2.4),
+            ("grpc", "rps_4x32") => Self::AtLeast(3.5),
+            ("grpc", "cpu_s_per_100k_4x32") => Self::AtMost(0.2),
+            _ => return None,
+        };
+        Some(bar)
     }
 
     fn usual(metric: &str, name: &str) -> Self {

@@ -1,4 +1,5 @@
-//! The comparison: Envoy as TCP proxies over mutual TLS, one in the client's pod, one in each server's.
+//! The comparison: Envoy as TCP proxies and as HTTP routers over mutual TLS, one in the client's pod, one in
+//! each server's.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,11 +11,62 @@ use serde_json::{Value, json};
 use crate::cache;
 use crate::command::CommandExt;
 
+use super::plan::Place;
+
 const VERSION: &str = "1.40";
-/// Worker threads of each Envoy: as many as the agents have on a machine of two cores.
-const CONCURRENCY: &str = "2";
 /// The server's Envoy listens for its counterpart at the server's port and this.
 pub const OFFSET: u16 = 10_000;
+
+/// Worker threads of Envoys that have as many as the agents, on a machine of two cores.
+pub const TWO_THREADS: u16 = 2;
+/// And of those that are held to one.
+pub const ONE_THREAD: u16 = 1;
+
+/// One way to set up a pair of routers. Which is best depends on the load.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Variant {
+    /// Worker threads of each.
+    pub threads: u16,
+    /// Whether they speak HTTP/2 with each other.
+    pub http2: bool,
+}
+
+impl Variant {
+    /// All of them.
+    pub const ALL: [Self; 4] = [
+        Self { threads: TWO_THREADS, http2: false },
+        Self { threads: TWO_THREADS, http2: true },
+        Self { threads: ONE_THREAD, http2: false },
+        Self { threads: ONE_THREAD, http2: true },
+    ];
+
+    /// Those that are compared at a place: gRPC is HTTP/2 all the way, and on one node there is one Envoy.
+    pub fn of(place: Place) -> Vec<Self> {
+        let fits = |variant: &Self| match place {
+            Place::Grpc => variant.http2,
+            Place::HttpSame => !variant.http2,
+            _ => true,
+        };
+        Self::ALL.into_iter().filter(fits).collect()
+    }
+
+    /// What its ports are above the first one's.
+    pub fn port_offset(self) -> u16 {
+        self.threads * 2 + u16::from(self.http2)
+    }
+}
+
+/// A way that the client's Envoy routes requests.
+pub struct RouterWay {
+    /// Loopback port of the client.
+    pub local: u16,
+    /// Address and port that it leads to.
+    pub to: (String, u16),
+    /// Whether the upstream speaks HTTP/2.
+    pub http2: bool,
+    /// Whether another Envoy is there, and spoken to over mutual TLS.
+    pub tls: bool,
+}
 
 /// Envoy, and the certificates of the pair.
 pub struct Envoy {
@@ -31,12 +83,30 @@ impl Envoy {
         Ok(envoy)
     }
 
-    /// Command line of an Envoy with the configuration `name`, which is written later or already was.
-    pub fn command(&self, name: &str) -> Vec<String> {
+    /// Command line of an Envoy with so many threads and the configuration `name`, which is written later or
+    /// already was.
+    pub fn command(&self, name: &str, threads: u16) -> Vec<String> {
         let program = self.program.display().to_string();
-        let configuration = self.configuration(name).display().to_string();
-        let arguments = ["--concurrency", CONCURRENCY, "--disable-hot-restart", "--log-level", "error", "-c"];
+        let (configuration, threads) = (self.configuration(name).display().to_string(), threads.to_string());
+        let arguments = ["--concurrency", &threads, "--disable-hot-restart", "--log-level", "error", "-c"];
         [program].into_iter().chain(arguments.map(str::to_owned)).chain([configuration]).collect()
+    }
+
+    /// Writes the configuration of routers: each way from its loopback port, and for the other Envoy each
+    /// port that it routes from over mutual TLS, with the local server's port and whether that speaks HTTP/2.
+    pub fn write_routers(&self, name: &str, ways: &[RouterWay], served: &[(u16, u16, bool)]) -> Result<()> {
+        let out = ways.iter().map(|way| {
+            let name = format!("route-{}", way.local);
+            let tls = way.tls.then(|| self.tls("Upstream"));
+            let upstream = http_cluster(&name, &way.to.0, way.to.1, way.http2, tls);
+            (router_listener(&name, "127.0.0.1", way.local, None), upstream)
+        });
+        let served = served.iter().map(|&(port, server, http2)| {
+            let name = format!("route-{port}");
+            let listener = router_listener(&name, "0.0.0.0", port, Some(self.tls("Downstream")));
+            (listener, http_cluster(&name, "127.0.0.1", server, http2, None))
+        });
+        self.write(name, out.chain(served).collect())
     }
 
     /// Writes the configuration of the server's side: each port is served over mutual TLS at `OFFSET` above
@@ -107,6 +177,39 @@ impl Envoy {
     }
 }
 
+fn router_listener(name: &str, address: &str, port: u16, tls: Option<Value>) -> Value {
+    let route = json!({"match": {"prefix": "/"}, "route": {"cluster": name, "timeout": "0s"}});
+    let router = json!({
+        "name": "envoy.filters.http.router",
+        "typed_config": {"@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"},
+    });
+    let manager = json!({
+        "name": "envoy.filters.network.http_connection_manager",
+        "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
+            "stat_prefix": name,
+            "route_config": {"virtual_hosts": [{"name": name, "domains": ["*"], "routes": [route]}]},
+            "http_filters": [router],
+        },
+    });
+    listener_with(&manager, name, address, port, tls)
+}
+
+/// A cluster whose endpoint speaks HTTP, with the bounds that are usual for a mesh lifted.
+fn http_cluster(name: &str, address: &str, port: u16, http2: bool, tls: Option<Value>) -> Value {
+    let mut cluster = cluster(name, address, port, tls);
+    let protocol = if http2 { "http2_protocol_options" } else { "http_protocol_options" };
+    cluster["typed_extension_protocol_options"] = json!({
+        "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+            "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
+            "explicit_http_config": {(protocol): {}},
+        },
+    });
+    cluster["circuit_breakers"]["thresholds"][0]["max_requests"] = json!(20_000);
+    cluster["circuit_breakers"]["thresholds"][0]["max_pending_requests"] = json!(20_000);
+    cluster
+}
+
 fn listener(name: &str, address: &str, port: u16, tls: Option<Value>) -> Value {
     let proxy = json!({
         "name": "envoy.filters.network.tcp_proxy",
@@ -116,7 +219,11 @@ fn listener(name: &str, address: &str, port: u16, tls: Option<Value>) -> Value {
             "cluster": name,
         },
     });
-    let mut chain = json!({"filters": [proxy]});
+    listener_with(&proxy, name, address, port, tls)
+}
+
+fn listener_with(filter: &Value, name: &str, address: &str, port: u16, tls: Option<Value>) -> Value {
+    let mut chain = json!({"filters": [filter]});
     if let Some(tls) = tls {
         chain["transport_socket"] = tls;
     }

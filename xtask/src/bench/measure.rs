@@ -10,26 +10,58 @@ use serde_json::Value;
 
 use crate::command::CommandExt;
 
-use super::paths::{self, BULK, HTTP, Paths, STREAM};
-use super::plan::{FAIRNESS, Load, NOBODY, Path, Place, Probe, cpu_metric};
+use super::calls;
+use super::envoy::Variant;
+use super::paths::{self, BULK, HTTP, LARGE_BODY, LARGE_BODY_BYTES, Paths, STREAM};
+use super::plan::{FAIRNESS, Load, NOBODY, Path, Place, Probe, cpu_metric, unit};
 use super::proc;
 
 /// Runs a probe over a path and answers metrics with their values.
 pub fn run(paths: &Paths, path: Path, probe: Probe, seconds: u32) -> Result<Vec<(String, f64)>> {
-    let values = match probe.load {
+    let values = if path == Path::Envoy && probe.place.is_http() {
+        best_of_variants(paths, probe, seconds)
+    } else {
+        measured(paths, path, probe, seconds)
+    };
+    let values = values.with_context(|| format!("{probe:?} over {}", path.name()))?;
+    Ok(values.into_iter().map(|(name, value)| (probe.metric(name), value)).collect())
+}
+
+/// Measures each way in which Envoy can be set up, and returns the best value of each metric.
+fn best_of_variants(paths: &Paths, probe: Probe, seconds: u32) -> Result<Values> {
+    let mut best: Values = Vec::new();
+    for variant in Variant::of(probe.place) {
+        paths.variant.set(variant);
+        for (name, value) in measured(paths, Path::Envoy, probe, seconds)? {
+            let more_is_better = unit(&name).1;
+            match best.iter_mut().find(|(known, _)| *known == name) {
+                Some((_, known)) if more_is_better => *known = known.max(value),
+                Some((_, known)) => *known = known.min(value),
+                None => best.push((name, value)),
+            }
+        }
+    }
+    Ok(best)
+}
+
+fn measured(paths: &Paths, path: Path, probe: Probe, seconds: u32) -> Result<Values> {
+    match probe.load {
         Load::Streams(count) => streams(paths, path, probe, count, seconds),
         Load::Requests(count) => requests(paths, path, probe, count, seconds),
+        Load::Calls(connections, streams) => {
+            calls::measure(paths, path, probe, (connections, streams), seconds)
+        }
+        Load::Bodies => bodies(paths, path, probe, seconds),
         Load::HalfOfEnvoy => half_of_envoy(paths, path, probe, seconds),
         Load::Connections => connections(paths, path, probe, seconds),
         Load::Fairness => fairness(paths, path, probe, seconds),
         Load::Nobody if path == Path::Envoy => Ok(vec![]),
         Load::Nobody => nobody(paths, path, probe, seconds),
-    };
-    let values = values.with_context(|| format!("{:?} over {}", probe, path.name()))?;
-    Ok(values.into_iter().map(|(name, value)| (probe.metric(name), value)).collect())
+    }
 }
 
-type Values = Vec<(String, f64)>;
+/// Metrics of a probe, by their short names.
+pub type Values = Vec<(String, f64)>;
 
 fn streams(paths: &Paths, path: Path, probe: Probe, count: u32, seconds: u32) -> Result<Values> {
     let (host, port) = paths.target(path, probe.place, STREAM)?;
@@ -232,10 +264,31 @@ fn connections(paths: &Paths, path: Path, probe: Probe, seconds: u32) -> Result<
     Ok(vec![("conn_rate".into(), report.rate)])
 }
 
+/// Connections that large responses come on.
+const BODY_CONNECTIONS: u32 = 8;
+
+fn bodies(paths: &Paths, path: Path, probe: Probe, seconds: u32) -> Result<Values> {
+    let report = wrk_of(paths, path, (probe, LARGE_BODY), BODY_CONNECTIONS, seconds, &[])?;
+    #[allow(clippy::cast_precision_loss)]
+    let bits = report.rate * 8.0 * LARGE_BODY_BYTES as f64;
+    Ok(vec![("throughput_bodies".into(), bits / 1e9)])
+}
+
 fn wrk(paths: &Paths, path: Path, probe: Probe, count: u32, seconds: u32, more: &[&str]) -> Result<Wrk> {
+    wrk_of(paths, path, (probe, "/"), count, seconds, more)
+}
+
+fn wrk_of(
+    paths: &Paths,
+    path: Path,
+    (probe, page): (Probe, &str),
+    count: u32,
+    seconds: u32,
+    more: &[&str],
+) -> Result<Wrk> {
     let (host, port) = paths.target(path, probe.place, HTTP)?;
     let (count, duration) = (format!("-c{count}"), format!("-d{seconds}s"));
-    let url = format!("http://{host}:{port}/");
+    let url = format!("http://{host}:{port}{page}");
     let mut command = vec!["wrk", "-t1", &count, &duration, "--latency"];
     command.extend_from_slice(more);
     command.push(&url);
@@ -287,7 +340,7 @@ fn milliseconds(text: &str) -> Result<f64> {
 }
 
 /// CPU time that the proxies of a path have used so far, in user and kernel mode.
-fn cpu_seconds(paths: &Paths, path: Path) -> Result<f64> {
+pub fn cpu_seconds(paths: &Paths, path: Path) -> Result<f64> {
     proc::cpu_seconds(&paths.proxies(path)?)
 }
 

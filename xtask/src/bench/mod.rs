@@ -7,6 +7,7 @@
 //! changes.
 
 mod bars;
+mod calls;
 mod envoy;
 mod measure;
 pub mod pace;

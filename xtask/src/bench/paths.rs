@@ -1,7 +1,7 @@
 //! The lab with the three paths: in each namespace a client on one node, a server there, and one on the other
 //! node.
 
-use std::cell::OnceCell;
+use std::cell::{Cell, OnceCell};
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::path::PathBuf;
@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use crate::command::CommandExt;
 use crate::workspace::Workspace;
 
-use super::envoy::Envoy;
+use super::envoy::{Envoy, ONE_THREAD, RouterWay, TWO_THREADS, Variant};
 use super::plan::{Path, Place};
 use super::proc;
 use super::report::Report;
@@ -29,8 +29,21 @@ const NOBODY: &str = "nobody";
 const GRACE: u32 = 20;
 /// nginx.
 pub const HTTP: u16 = 8080;
+/// nghttpd, which speaks HTTP/2 with prior knowledge.
+pub const CALLS: u16 = 8081;
 /// iperf3.
 pub const STREAM: u16 = 5201;
+/// What nginx serves of [`LARGE_BODY_BYTES`].
+pub const LARGE_BODY: &str = "/large";
+/// 1 MiB.
+pub const LARGE_BODY_BYTES: u64 = 1 << 20;
+/// Routes of the service that has many.
+const ROUTES: u32 = 1000;
+/// The client's Envoys route from these and [`Variant::port_offset`], by place.
+const ROUTED: [(Place, u16); 4] =
+    [(Place::Http, 22_000), (Place::ManyRoutes, 22_000), (Place::HttpSame, 22_100), (Place::Grpc, 22_200)];
+/// The server's Envoys take what is routed to them at these: requests, and calls.
+const TAKEN: [(Place, u16); 2] = [(Place::Http, 23_000), (Place::Grpc, 23_200)];
 /// The client's Envoy listens at the server's port and this, by place.
 const LOCAL: [(Place, u16); 2] = [(Place::Cross, 20_000), (Place::Same, 21_000)];
 
@@ -42,6 +55,8 @@ pub struct Paths {
     servers: BTreeMap<(String, String), String>,
     /// Requests a second that Envoy can do at most, once measured.
     pub envoy_most: OnceCell<f64>,
+    /// Which of its Envoys the path takes where requests are routed.
+    pub variant: Cell<Variant>,
     _allowed: CubicAllowed,
 }
 
@@ -57,20 +72,40 @@ impl Paths {
             directory,
             servers: BTreeMap::new(),
             envoy_most: OnceCell::new(),
+            variant: Cell::new(Variant::ALL[0]),
             _allowed: allowed,
         };
         paths.lab(&["down"]).captured()?;
         let arguments = agent_arguments.iter().map(|argument| format!("--agent-arg={argument}"));
         paths.lab(&["up"]).args(arguments).checked()?;
         paths.set_congestion_control_of_nodes()?;
-        fs::write(paths.directory.join("nginx.conf"), NGINX).context("can't write nginx.conf")?;
+        paths.write_nginx()?;
         envoy.write_server("server", &[HTTP, STREAM])?;
+        for threads in [TWO_THREADS, ONE_THREAD] {
+            envoy.write_routers(&format!("server-router-{threads}"), &[], &served(threads))?;
+        }
         paths.apply("servers", &paths.servers_manifest(&envoy))?;
         paths.find_servers()?;
         envoy.write_client("client", &paths.envoy_ways()?)?;
+        for threads in [TWO_THREADS, ONE_THREAD] {
+            envoy.write_routers(&format!("client-router-{threads}"), &paths.router_ways(threads)?, &[])?;
+        }
         paths.apply("clients", &clients_manifest(&envoy))?;
         paths.check_congestion_control()?;
         Ok(paths)
+    }
+
+    /// Where files of the benchmark lie, which pods see as well.
+    pub fn directory(&self) -> &std::path::Path {
+        &self.directory
+    }
+
+    fn write_nginx(&self) -> Result<()> {
+        let body = self.directory.join("large");
+        #[allow(clippy::cast_possible_truncation)]
+        fs::write(&body, vec![b'x'; LARGE_BODY_BYTES as usize]).context("can't write a large body")?;
+        let configuration = NGINX.replace("BODY", &body.display().to_string());
+        fs::write(self.directory.join("nginx.conf"), configuration).context("can't write nginx.conf")
     }
 
     /// A program in a path's client pod that should take so many seconds; one that hangs is stopped.
@@ -90,7 +125,11 @@ impl Paths {
         match path {
             _ if place == Place::Unfiled => Ok((self.server(Path::None, place)?.to_owned(), port)),
             Path::None => Ok((self.server(path, place)?.to_owned(), port)),
+            Path::Mesh if place.is_http() => Ok((format!("{}.{}", routed_service(place), path.name()), port)),
             Path::Mesh => Ok((format!("{}.{}", place.server(), path.name()), port)),
+            Path::Envoy if place.is_http() => {
+                Ok(("127.0.0.1".into(), port_at(&ROUTED, place) + self.variant.get().port_offset()))
+            }
             Path::Envoy => Ok(("127.0.0.1".into(), local_port(place, port))),
         }
     }
@@ -153,15 +192,22 @@ impl Paths {
                 let mut containers = vec![
                     container("nginx", &["nginx", "-c", &nginx], Some(HTTP)),
                     container("iperf3", &["iperf3", "-s", "-p", &STREAM.to_string()], Some(STREAM)),
+                    container("nghttpd", &NGHTTPD, Some(CALLS)),
                 ];
                 if path == Path::Envoy {
-                    containers.push(container_of("envoy", &envoy.command("server"), None));
+                    containers.push(container_of("envoy", &envoy.command("server", TWO_THREADS), None));
+                    if place == Place::Cross {
+                        containers.extend(routers(envoy, "server"));
+                    }
                 }
                 objects.push(pod(path, place.server(), node, &containers));
                 objects.push(service(path, place.server()));
             }
         }
         objects.push(service(Path::Mesh, NOBODY));
+        for place in [Place::Http, Place::ManyRoutes, Place::HttpSame] {
+            objects.extend(routed(place));
+        }
         objects.push(Self::server_on_a_node(&nginx));
         objects
     }
@@ -201,6 +247,25 @@ impl Paths {
             for port in [HTTP, STREAM] {
                 let server = self.server(Path::Envoy, place)?.to_owned();
                 ways.push((local_port(place, port), server, port));
+            }
+        }
+        Ok(ways)
+    }
+
+    /// On one node a single Envoy routes to the server itself.
+    fn router_ways(&self, threads: u16) -> Result<Vec<RouterWay>> {
+        let mut ways = Vec::new();
+        for place in [Place::Http, Place::HttpSame, Place::Grpc] {
+            let server = self.server(Path::Envoy, place)?.to_owned();
+            for variant in Variant::of(place).into_iter().filter(|variant| variant.threads == threads) {
+                let tls = place != Place::HttpSame;
+                let to = if tls { port_at(&TAKEN, place) + variant.port_offset() } else { HTTP };
+                ways.push(RouterWay {
+                    local: port_at(&ROUTED, place) + variant.port_offset(),
+                    to: (server.clone(), to),
+                    http2: variant.http2,
+                    tls,
+                });
             }
         }
         Ok(ways)
@@ -287,9 +352,67 @@ events { worker_connections 16384; }
 http {
   access_log off;
   keepalive_requests 100000000;
-  server { listen 8080 reuseport backlog=4096; location / { return 200 'ok'; } }
+  server {
+    listen 8080 reuseport backlog=4096;
+    location / { return 200 'ok'; }
+    location /large { alias BODY; }
+  }
 }
 ";
+
+/// Sends the message of a call back, with its outcome in trailers.
+const NGHTTPD: [&str; 6] =
+    ["nghttpd", "--no-tls", "--workers=1", "--echo-upload", "--trailer=grpc-status: 0", "8081"];
+
+/// Containers of the Envoys that route in a pod.
+fn routers(envoy: &Envoy, side: &str) -> [Value; 2] {
+    [TWO_THREADS, ONE_THREAD].map(|threads| {
+        let name = format!("{side}-router-{threads}");
+        container_of(&name, &envoy.command(&name, threads), None)
+    })
+}
+
+/// What the server's Envoys take from their counterparts: the port, the server's, and whether that speaks
+/// HTTP/2.
+fn served(threads: u16) -> Vec<(u16, u16, bool)> {
+    let places = TAKEN
+        .into_iter()
+        .flat_map(|(place, base)| Variant::of(place).into_iter().map(move |variant| (place, base, variant)));
+    let of_threads = places.filter(|(_, _, variant)| variant.threads == threads);
+    of_threads
+        .map(|(place, base, variant)| {
+            let is_grpc = place == Place::Grpc;
+            (base + variant.port_offset(), if is_grpc { CALLS } else { HTTP }, is_grpc)
+        })
+        .collect()
+}
+
+/// Name of the service through which the mesh's client reaches a server where requests are routed.
+fn routed_service(place: Place) -> &'static str {
+    match place {
+        Place::ManyRoutes => "routed-many",
+        Place::HttpSame => "routed-same",
+        _ => "routed",
+    }
+}
+
+/// That service, and its routes: one that everything takes, behind others that nothing takes where there are
+/// many.
+fn routed(place: Place) -> [Value; 2] {
+    let name = routed_service(place);
+    let to = json!([{"destination": {"host": name}}]);
+    let others = if place == Place::ManyRoutes { ROUTES - 1 } else { 0 };
+    let routes = (0..others)
+        .map(|index| json!({"match": [{"uri": {"prefix": format!("/other/{index}/")}}], "route": to}))
+        .chain([json!({"route": to})]);
+    let routes = json!({
+        "apiVersion": "networking.istio.io/v1",
+        "kind": "VirtualService",
+        "metadata": {"name": name, "namespace": Path::Mesh.name()},
+        "spec": {"hosts": [name], "http": routes.collect::<Vec<_>>()},
+    });
+    [service_of(Path::Mesh, name, place.server()), routes]
+}
 
 fn clients_manifest(envoy: &Envoy) -> Vec<Value> {
     let client = |path, name| {
@@ -297,9 +420,12 @@ fn clients_manifest(envoy: &Envoy) -> Vec<Value> {
         if path == Path::Envoy {
             containers.push(container_of(
                 "envoy",
-                &envoy.command("client"),
+                &envoy.command("client", TWO_THREADS),
                 Some(local_port(Place::Cross, HTTP)),
             ));
+            if name == CLIENT {
+                containers.extend(routers(envoy, "client"));
+            }
         }
         pod(path, name, "node1", &containers)
     };
@@ -310,6 +436,10 @@ fn local_port(place: Place, port: u16) -> u16 {
     let base =
         LOCAL.iter().find(|(candidate, _)| candidate.server() == place.server()).map_or(0, |(_, base)| *base);
     base + port
+}
+
+fn port_at(bases: &[(Place, u16)], place: Place) -> u16 {
+    bases.iter().find(|(candidate, _)| *candidate == place).map_or(0, |(_, base)| *base)
 }
 
 fn namespace(path: Path) -> Value {
@@ -337,6 +467,11 @@ pub fn nobody(path: Path) -> String {
 
 /// What the mesh's client connects to. IPv4 alone, as the other paths use it.
 fn service(path: Path, name: &str) -> Value {
+    service_of(path, name, name)
+}
+
+/// A service of the pods that are called `app`.
+fn service_of(path: Path, name: &str, app: &str) -> Value {
     let port = |name: &str, port: u16| json!({"name": name, "port": port});
     json!({
         "apiVersion": "v1",
@@ -344,8 +479,8 @@ fn service(path: Path, name: &str) -> Value {
         "metadata": {"name": name, "namespace": path.name()},
         "spec": {
             "ipFamilies": ["IPv4"],
-            "selector": {"app": name},
-            "ports": [port("http", HTTP), port("stream", STREAM)],
+            "selector": {"app": app},
+            "ports": [port("http", HTTP), port("tcp-stream", STREAM), port("grpc", CALLS)],
         },
     })
 }

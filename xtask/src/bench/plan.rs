@@ -56,6 +56,14 @@ pub enum Place {
     Hbone,
     /// On the same node, with agents that encrypt there too.
     Mtls,
+    /// On another node, each request routed.
+    Http,
+    /// The same, as the last of a thousand routes says.
+    ManyRoutes,
+    /// On the same node, each request routed.
+    HttpSame,
+    /// On another node, each call of gRPC routed.
+    Grpc,
     /// On the network of another node: the mesh leaves such connections alone, and each packet is looked at.
     Unfiled,
 }
@@ -94,6 +102,10 @@ impl Place {
         match self {
             Self::Cross => "cross",
             Self::Same => "same",
+            Self::Http => "http",
+            Self::ManyRoutes => "http_1000",
+            Self::HttpSame => "http_same",
+            Self::Grpc => "grpc",
             Self::Hbone => "hbone",
             Self::Mtls => "mtls",
             Self::Unfiled => "unfiled",
@@ -103,7 +115,13 @@ impl Place {
     /// The agents that it is measured with.
     fn agents(self) -> Agents {
         match self {
-            Self::Cross | Self::Same | Self::Unfiled => Agents::Usual,
+            Self::Cross
+            | Self::Same
+            | Self::Http
+            | Self::ManyRoutes
+            | Self::HttpSame
+            | Self::Grpc
+            | Self::Unfiled => Agents::Usual,
             Self::Hbone => Agents::Hbone,
             Self::Mtls => Agents::Mtls,
         }
@@ -112,10 +130,15 @@ impl Place {
     /// Name of the server's pod.
     pub fn server(self) -> &'static str {
         match self {
-            Self::Cross | Self::Hbone => "cross",
-            Self::Same | Self::Mtls => "same",
+            Self::Cross | Self::Hbone | Self::Http | Self::ManyRoutes | Self::Grpc => "cross",
+            Self::Same | Self::Mtls | Self::HttpSame => "same",
             Self::Unfiled => "unfiled",
         }
+    }
+
+    /// Whether requests are routed there, one by one.
+    pub fn is_http(self) -> bool {
+        matches!(self, Self::Http | Self::ManyRoutes | Self::HttpSame | Self::Grpc)
     }
 
     /// What is measured there.
@@ -140,6 +163,12 @@ impl Place {
                 Load::Connections,
                 Load::Nobody,
             ],
+            Self::Http => {
+                &[Load::Requests(1), Load::Requests(16), Load::Requests(128), Load::Connections, Load::Bodies]
+            }
+            Self::ManyRoutes => &[Load::Requests(16)],
+            Self::HttpSame => &[Load::Requests(1), Load::Requests(16), Load::Requests(128)],
+            Self::Grpc => &[Load::Calls(16, 1), Load::Calls(4, 32)],
             Self::Hbone | Self::Unfiled => &[Load::Streams(1), Load::Requests(16), Load::Requests(128)],
             Self::Mtls => &[Load::Streams(1), Load::Requests(16), Load::Connections],
         }
@@ -153,6 +182,10 @@ pub enum Load {
     Streams(u32),
     /// Requests over that many kept connections, as fast as they are answered.
     Requests(u32),
+    /// Calls of gRPC on that many connections, with that many streams open on each.
+    Calls(u32, u32),
+    /// Responses of 1 MiB, over eight connections.
+    Bodies,
     /// Requests at half of the rate that Envoy can do at most.
     HalfOfEnvoy,
     /// Requests on a connection each.
@@ -174,6 +207,10 @@ impl Load {
                 metrics.extend(cpu_metric(count).map(str::to_owned));
                 metrics
             }
+            Self::Calls(connections, streams) => {
+                CALLS.map(|metric| format!("{metric}_{connections}x{streams}")).to_vec()
+            }
+            Self::Bodies => vec!["throughput_bodies".into()],
             Self::HalfOfEnvoy => vec!["p99_half".into()],
             Self::Connections => vec!["conn_rate".into()],
             Self::Fairness => FAIRNESS.map(str::to_owned).to_vec(),
@@ -181,6 +218,9 @@ impl Load {
         }
     }
 }
+
+/// Metrics of [`Load::Calls`].
+pub const CALLS: [&str; 4] = ["rps", "p50", "p99", "cpu_s_per_100k"];
 
 /// Metrics of [`Load::Fairness`].
 pub const FAIRNESS: [&str; 8] = [
@@ -269,7 +309,17 @@ impl Plan {
 }
 
 fn every_probe() -> impl Iterator<Item = Probe> {
-    let places = [Place::Cross, Place::Same, Place::Unfiled, Place::Hbone, Place::Mtls];
+    let places = [
+        Place::Cross,
+        Place::Same,
+        Place::Http,
+        Place::ManyRoutes,
+        Place::HttpSame,
+        Place::Grpc,
+        Place::Unfiled,
+        Place::Hbone,
+        Place::Mtls,
+    ];
     places.into_iter().flat_map(|place| place.loads().iter().map(move |&load| Probe { place, load }))
 }
 
@@ -299,7 +349,7 @@ mod tests {
         let loads: Vec<_> = plan.probes(Agents::Usual).iter().map(|probe| probe.load).collect();
         assert_eq!(loads, [Load::Requests(16)]);
         assert!(plan.wants("cross.p99_16") && !plan.wants("cross.rps_16") && !plan.wants(RSS_IDLE));
-        assert_eq!(Plan::of(&[]).unwrap().probes(Agents::Usual).len(), 18);
+        assert_eq!(Plan::of(&[]).unwrap().probes(Agents::Usual).len(), 29);
         assert!(Agents::UNUSUAL.iter().all(|agents| Plan::of(&[]).unwrap().probes(*agents).len() == 3));
         assert!(!Plan::of(&["hbone.rps_16".into()]).unwrap().wants_usual());
         assert!(Plan::of(&["cross.nothing".into()]).is_err());

@@ -50,6 +50,8 @@ pub const ALL: &[Program] = &[
     program("faketime", &["faketime"], &["faketime"], "sets the clock of the mesh's programs in tests"),
     program("iperf3", &["iperf3"], &["iperf3"], "throughput in tests and benchmarks"),
     program("wrk", &["wrk"], &["wrk"], "request rates in benchmarks"),
+    program("h2load", &["h2load"], &["nghttp2-client"], "request rates over HTTP/2 in benchmarks"),
+    program("nghttpd", &["nghttpd"], &["nghttp2-server"], "server of HTTP/2 in benchmarks"),
     program("tshark", &["tshark"], &["tshark"], "proves from a capture that nodes speak TLS only"),
     program("tcpdump", &["tcpdump"], &["tcpdump"], "captures on the link between nodes"),
 ];
