@@ -22,5 +22,12 @@ mod agree;
 #[path = "../../mesh-api/tests/policy_model/naive.rs"]
 pub mod naive;
 /// What the keeper's protocol speaks of.
-#[path = "../../mesh-agent/src/sys/connection_and_socket_kind.rs"]
-pub mod sys;
+pub mod sys {
+    #[path = "../../../mesh-agent/src/sys/socket_purpose.rs"]
+    mod socket_kind;
+    #[path = "../../../mesh-agent/src/sys/tcp_connection.rs"]
+    mod tcp_connection;
+
+    pub use socket_kind::SocketPurpose;
+    pub use tcp_connection::{ANY_COOKIE, Connection, PreexistingConnection};
+}

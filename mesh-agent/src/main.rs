@@ -131,7 +131,7 @@ fn proxy(arguments: &RunArgs) -> Result<(), Failure> {
     // All three before there is a second thread: each has its own.
     sys::die_with_parent()?;
     sys::unblock_all_signals()?;
-    sys::privileges::drop_all_capabilities()?;
+    sys::drop_capabilities::drop_all_capabilities()?;
     let config = arguments.load_config()?;
     let set_log_filter = log_setup::start_with_filter_setter(&config)?;
     panic_abort::abort_on_panic();

@@ -387,7 +387,7 @@ fn start_workers(
 fn follow_syns(shared: Arc<SharedState>, mut syns: DeferredSyns) -> std::io::Result<()> {
     let follow = move || {
         loop {
-            if let Err(error) = syns.wait_for_syns(|syn| shared.syn_router.route_to_worker(syn)) {
+            if let Err(error) = syns.wait_for_syns(|syn| shared.syn_router.hand_to_listeners_worker(syn)) {
                 return tracing::error!(%error, "connections of pods wait for a second and more");
             }
         }
@@ -399,7 +399,7 @@ fn follow_syns(shared: Arc<SharedState>, mut syns: DeferredSyns) -> std::io::Res
 fn watch_kernel(events: FaultRing, metrics: &Arc<AgentMetrics>, strict: StrictPods, direct: DirectHandle) {
     let metrics = Arc::clone(metrics);
     let mut refusals = strict_egress::RefusalLog::new(strict);
-    tokio::spawn(events.log_faults_and_notify(move |fault, event| {
+    tokio::spawn(events.log_faults_and_pass_on(move |fault, event| {
         metrics.ebpf_faults.get_or_create(&[("fault", format!("{fault:?}"))]).inc();
         match fault {
             Fault::EgressRefused => refusals.log_or_count_refusal(event),

@@ -9,7 +9,7 @@ use std::os::unix::net::UnixDatagram;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, ExitStatus};
 
-use mesh_agent::sys::{privileges, seccomp};
+use mesh_agent::sys::{drop_capabilities, seccomp};
 
 /// What must become of an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,7 +64,7 @@ fn a_proxy_can_do_what_it_has_to_and_nothing_more() {
 fn attempt() {
     let name = std::env::var("ATTEMPT").unwrap();
     let (_, attempt, ..) = ATTEMPTS.iter().find(|(known, ..)| *known == name).unwrap();
-    privileges::drop_all_capabilities().unwrap();
+    drop_capabilities::drop_all_capabilities().unwrap();
     if std::env::var_os("CLOSED").is_some() {
         seccomp::apply_filters().unwrap();
     }

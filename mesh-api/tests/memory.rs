@@ -88,7 +88,10 @@ fn resident() -> u64 {
 fn a_workload_takes_some_hundred_bytes_and_a_change_some_microseconds() {
     let mut store = Store::default();
     let apply = |store: &mut Store, resources| {
-        assert_eq!(store.apply(type_url::ADDRESS, resources, Vec::new()), Vec::<RejectedResource>::new());
+        assert_eq!(
+            store.apply_response(type_url::ADDRESS, resources, Vec::new()),
+            Vec::<RejectedResource>::new()
+        );
     };
     let before = resident();
     for number in 0..SERVICES {

@@ -69,7 +69,7 @@ fn snapshot_of(text: &str) -> Snapshot {
         name: name.clone(),
         aliases: Vec::new(),
     });
-    assert_eq!(store.apply(type_url::ADDRESS, resources.collect(), Vec::new()), []);
+    assert_eq!(store.apply_response(type_url::ADDRESS, resources.collect(), Vec::new()), []);
     store.snapshot()
 }
 

@@ -1,5 +1,5 @@
 //! Step 2 of a connection (see [the crate page](crate)): accepts connections as soon as there is a
-//! [slot](crate::pod_connection_limits) for them, and pauses when the kernel can't.
+//! [slot](crate::worker_and_pod_connection_limits) for them, and pauses when the kernel can't.
 
 use std::io;
 use std::net::SocketAddr;
@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use mesh_listen::{ExhaustionBackoff, is_of_one_connection};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::pod_connection_limits::{ConnectionSlot, PodConnectionLimits};
+use crate::worker_and_pod_connection_limits::{ConnectionSlot, PodConnectionLimits};
 
 /// Result of an `accept`.
 pub enum AcceptResult {
@@ -51,7 +51,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::pod_connection_limits::{ConnectionLimit, LimitReached};
+    use crate::worker_and_pod_connection_limits::{ConnectionLimit, LimitReached};
 
     #[tokio::test]
     async fn a_pod_that_has_its_connections_is_refused_and_others_are_not() {

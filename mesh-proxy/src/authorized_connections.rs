@@ -192,10 +192,10 @@ mod tests {
     use mesh_api::wire::workload as wire;
 
     use super::*;
-    use crate::fixture::{MeshConfiguration, shop_identity, shop_policy, shop_workload};
+    use crate::fixture::{MeshConfiguration, shop_identity, shop_policy, workload_in_shop};
 
     fn db() -> wire::Workload {
-        shop_workload("db", [10, 0, 0, 2].into())
+        workload_in_shop("db", [10, 0, 0, 2].into())
     }
 
     /// A mesh that knows the pod which connections are to.
@@ -256,7 +256,7 @@ mod tests {
         };
         mesh.set_policy(&nobody);
         let (guest, _) = allowed(&all, "guest", &mesh);
-        let another = shop_workload("web", [10, 0, 0, 3].into());
+        let another = workload_in_shop("web", [10, 0, 0, 3].into());
         assert_eq!(change(&all, &mesh, |mesh| mesh.set_workload(another)), 0);
         let selecting = wire::Workload { authorization_policies: vec!["shop/nobody".to_owned()], ..db() };
         assert_eq!(change(&all, &mesh, |mesh| mesh.set_workload(selecting)), 1);

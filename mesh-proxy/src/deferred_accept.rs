@@ -19,11 +19,13 @@ use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, spawn_local};
 
 use super::local_pod::LocalPod;
-use super::outbound::{self, ConnectRequest, ConnectedOutbound};
-use super::pod_connection_limits::{ConnectionLimit, LimitReached, LimitSlot, PodConnectionLimits};
-use super::surroundings::{ConnectNote, RequestedDestination};
+use super::outbound::{self, ConnectRequest, OpenedOutbound};
+use super::surroundings::{ConnectOutcome, RequestedDestination};
 use super::tunnel::EarlyData;
 use super::worker::Worker;
+use super::worker_and_pod_connection_limits::{
+    ConnectionLimit, LimitReached, PodConnectionLimits, SingleLimitSlot,
+};
 
 /// SYNs of one pod that may wait for a worker to read them. Further ones are sent again by the client's
 /// kernel.
@@ -52,7 +54,7 @@ impl SynRouter {
 
     /// Hands a SYN to the worker of its listener. One that finds no room is sent again by the client's
     /// kernel.
-    pub fn route_to_worker(&self, syn: DeferredSyn) {
+    pub fn hand_to_listeners_worker(&self, syn: DeferredSyn) {
         if let Some(worker) = self.all().get(&syn.listener) {
             let _comes_again = worker.try_send(Box::new(syn));
         }
@@ -68,21 +70,21 @@ struct Deferred {
     /// The last SYN that came for it.
     syn: DeferredSyn,
     /// The open way, which waits for its client to be accepted.
-    opened: Option<Box<ConnectedOutbound>>,
+    opened: Option<Box<OpenedOutbound>>,
     /// The task that opens the way, and then waits.
     task: AbortHandle,
-    _slot: LimitSlot,
+    _slot: SingleLimitSlot,
 }
 
 impl DeferredAccepts {
     /// Takes the way that was opened for a connection which is accepted now; none if there is none, or it is
     /// still being opened, which is given up.
-    pub fn take_opened(
+    pub fn take_opened_outbound(
         &self,
         pod: &LocalPod,
         socket: &TcpStream,
         peer: SocketAddr,
-    ) -> Option<ConnectedOutbound> {
+    ) -> Option<OpenedOutbound> {
         let mut all = self.0.borrow_mut();
         if all.is_empty() {
             return None;
@@ -105,7 +107,7 @@ impl DeferredAccepts {
     }
 
     /// Adds a connection; `opening` does not run before this returns.
-    fn begin(&self, syn: DeferredSyn, slot: LimitSlot, opening: impl Future<Output = ()> + 'static) {
+    fn begin(&self, syn: DeferredSyn, slot: SingleLimitSlot, opening: impl Future<Output = ()> + 'static) {
         let task = spawn_local(opening).abort_handle();
         let held = Deferred { syn, opened: None, task, _slot: slot };
         self.0.borrow_mut().insert(syn.connection, held);
@@ -116,7 +118,7 @@ impl DeferredAccepts {
     fn finish_opening(
         &self,
         connection: &NetnsConnection,
-        opened: Option<ConnectedOutbound>,
+        opened: Option<OpenedOutbound>,
     ) -> Option<DeferredSyn> {
         let mut all = self.0.borrow_mut();
         let Some(opened) = opened else { return all.remove(connection).map(|held| held.syn) };
@@ -236,7 +238,7 @@ async fn decide(worker: Rc<Worker>, pod: Arc<LocalPod>, syn: DeferredSyn, refuse
         worker.surroundings.note_connect_result(
             &pod,
             syn.destination.into(),
-            ConnectNote::SkipDeferral(LET_THROUGH),
+            ConnectOutcome::SkipDeferral(LET_THROUGH),
         );
     }
 }

@@ -16,20 +16,20 @@ use mesh_listen::{Gate, Group, Standing};
 use rustls::server::UnbufferedServerConnection;
 use tokio::net::TcpStream;
 
-use super::address_roles::{ClientAddress, UpstreamAddress};
 use super::authorized_connections::{AccessRequest, AuthorizedConnection};
-use super::delivery::connect_to_application;
+use super::connect_to_application::connect_to_application;
+use super::connection_address_types::{ClientAddress, UpstreamAddress};
 use super::handshake_limit::{HandshakePlace, PodHandshakeLimit};
 use super::hbone::{self, headers};
 use super::local_pod::LocalPod;
 use super::mux::{self, ResetReasonSetter};
-use super::pod_connection_limits::{ConnectionSlot, PodConnectionLimits};
+use super::peer_connection_shares::{SessionLimit, SessionPlace, SessionStream};
 use super::relay::{ByteMeter, SocketSide, reset_on_drop};
-use super::session_limit::{SessionLimit, SessionPlace, SessionStream};
 use super::stream::Stream;
 use super::tls::{self, TlsStream};
 use super::tunnel::{self, Refusal};
 use super::worker::{DrainSignal, Worker};
+use super::worker_and_pod_connection_limits::{ConnectionSlot, PodConnectionLimits};
 use crate::certs::VerifiedPeer;
 use crate::telemetry::{ConnectionDetails, ConnectionOutcome, ConnectionRecord, Reporter, ResponseFlag};
 
@@ -61,7 +61,7 @@ pub enum Error {
     Crowded,
     /// The application could not be reached.
     #[error(transparent)]
-    Deliver(#[from] super::delivery::Error),
+    Deliver(#[from] super::connect_to_application::Error),
 }
 
 /// A socket that is connected to the application of a pod of this node, and the policy's permit for it.
@@ -500,7 +500,7 @@ impl Error {
     /// Returns the error that the client would have seen without a mesh; `Other` if the mesh itself refused.
     pub fn io_kind_without_mesh(&self) -> io::ErrorKind {
         match self {
-            Self::Deliver(super::delivery::Error::Connect(error)) => error.kind(),
+            Self::Deliver(super::connect_to_application::Error::Connect(error)) => error.kind(),
             _ => io::ErrorKind::Other,
         }
     }

@@ -10,25 +10,28 @@ use std::time::{Duration, Instant};
 
 use mesh_api::plan::http_routes::HttpRoutes;
 use mesh_api::plan::outbound::{Destination, Reject, destination_of};
-use mesh_api::plan::{ConnectionPool, Endpoint, EndpointKey, Endpoints, PortPolicy, Service, Workload};
+use mesh_api::plan::{ConnectionPool, Endpoint, EndpointId, Endpoints, PortPolicy, Service, Workload};
 use mesh_common::is_mesh_port;
 use socket2::SockRef;
 use tokio::net::TcpStream;
 
-use super::address_roles::{ClientAddress, OriginalDestination, UpstreamAddress};
-use super::balance::{ActiveConnection, AffinityKey, EndpointPick, ExcludedEndpoints, ServiceSlot};
-use super::connection_lifetime::LifetimeLimits;
-use super::http::detect::{ClientProtocol, detect_http};
-use super::http::h2::serve_http2;
-use super::http::serve::serve_http1;
+use super::balance::{ActiveConnection, AffinityKey, EndpointPick, EndpointsToSkip, ServiceSlot};
+use super::connect_to_endpoint::{
+    ClientContext, ConnectOptions, Upstream, UpstreamError, connect_plain, connect_to_endpoint,
+    expected_transport_name,
+};
+use super::connection_address_types::{ClientAddress, OriginalDestination, UpstreamAddress};
+use super::http::HttpConnection;
+use super::http::detect::detect_http;
+use super::http::serve::serve_http;
+use super::idle_and_duration_timeouts::LifetimeLimits;
 use super::local_pod::LocalPod;
-use super::pod_connection_limits::ConnectionSlot;
 use super::relay::{ByteMeter, SocketSide, reset_on_drop};
 use super::stream::{LOCAL_TRANSPORT, Stream};
-use super::surroundings::{ConnectNote, RequestedDestination};
+use super::surroundings::{ConnectOutcome, RequestedDestination};
 use super::tunnel::EarlyData;
-use super::upstream::{self, ClientContext, ConnectOptions, Upstream};
 use super::worker::Worker;
+use super::worker_and_pod_connection_limits::ConnectionSlot;
 use crate::telemetry::{ConnectionDetails, ConnectionOutcome, ConnectionRecord, Reporter, ResponseFlag};
 
 /// Most endpoints that are tried before the client's connection fails.
@@ -50,9 +53,9 @@ enum Error {
     #[error("every endpoint of {0} is ejected after failures")]
     AllEjected(Arc<str>),
     #[error("nobody takes connections: {0}")]
-    Refused(upstream::Error),
+    Refused(UpstreamError),
     #[error(transparent)]
-    Upstream(#[from] upstream::Error),
+    Upstream(#[from] UpstreamError),
 }
 
 /// An open way to the destination, and the slots and limits that count while it is used.
@@ -73,20 +76,17 @@ pub async fn serve_outbound(
 ) {
     // The listener's socket filter, which looks at SYNs, is inherited; without one nothing is lost.
     let _filter = SockRef::from(&socket).detach_filter();
-    let opened = match worker.deferred.take_opened(&pod, &socket, peer) {
+    let opened = match worker.deferred.take_opened_outbound(&pod, &socket, peer) {
         Some(opened) => Some(opened),
         // Boxed, since it is needed only while opening: the connection may last for days.
         None => Box::pin(open_as_it_comes(&worker, &pod, &socket, peer)).await,
     };
     let opened = match opened {
-        Some(ConnectedOutbound::Http(http)) => match detect_http(&socket, http.is_declared).await {
+        Some(OpenedOutbound::Http(http)) => match detect_http(&socket, http.is_declared).await {
             Some(protocol) => {
                 let HttpOutbound { workload, client, original, .. } = *http;
-                let (client, addresses) = ((pod, workload), (client, original));
-                return match protocol {
-                    ClientProtocol::Http1 => Box::pin(serve_http1(worker, client, socket, addresses)).await,
-                    ClientProtocol::Http2 => Box::pin(serve_http2(worker, client, socket, addresses)).await,
-                };
+                let connection = HttpConnection { worker, pod, workload, client, original };
+                return serve_http(protocol, connection, socket).await;
             }
             None => {
                 let request = ConnectRequest { reads_http: false, ..http.request };
@@ -95,7 +95,7 @@ pub async fn serve_outbound(
         },
         other => other,
     };
-    let Some(ConnectedOutbound::Relay(relay)) = opened else { return reset_on_drop(&socket) };
+    let Some(OpenedOutbound::Relay(relay)) = opened else { return reset_on_drop(&socket) };
     let RelayOutbound { mut record, connected } = *relay;
     let meter = ByteMeter::default();
     meter.also_count_in(record.record_opened());
@@ -109,7 +109,7 @@ async fn open_as_it_comes(
     pod: &Arc<LocalPod>,
     socket: &TcpStream,
     peer: SocketAddr,
-) -> Option<ConnectedOutbound> {
+) -> Option<OpenedOutbound> {
     match worker.surroundings.original_destination(socket) {
         Ok(Some(asked)) => {
             connect_or_record_failure(
@@ -137,7 +137,7 @@ pub async fn connect_or_record_failure(
     pod: &Arc<LocalPod>,
     request: &ConnectRequest,
     early: EarlyData<'_>,
-) -> Option<ConnectedOutbound> {
+) -> Option<OpenedOutbound> {
     let original = OriginalDestination::new(request.asked.destination);
     let client =
         ClientAddress::new(SocketAddr::new(pod.same_family_address_or_given(original.ip()), request.port));
@@ -148,18 +148,18 @@ pub async fn connect_or_record_failure(
     let connecting = Connecting { early, client, original, request };
     match connect(worker, pod, &connecting, &mut record).await {
         Ok(Way::Relay(connected)) => {
-            worker.surroundings.note_connect_result(pod, original.address(), ConnectNote::Taken);
-            Some(ConnectedOutbound::Relay(Box::new(RelayOutbound { record, connected })))
+            worker.surroundings.note_connect_result(pod, original.address(), ConnectOutcome::Taken);
+            Some(OpenedOutbound::Relay(Box::new(RelayOutbound { record, connected })))
         }
         Ok(Way::Http { workload, is_declared }) => {
             // Its requests are recorded instead.
             record.end_without_outcome();
             let http = HttpOutbound { workload, client, original, request: *request, is_declared };
-            Some(ConnectedOutbound::Http(Box::new(http)))
+            Some(OpenedOutbound::Http(Box::new(http)))
         }
         Err(error) => {
             if matches!(error, Error::Refused(_)) {
-                worker.surroundings.note_connect_result(pod, original.address(), ConnectNote::Refused);
+                worker.surroundings.note_connect_result(pod, original.address(), ConnectOutcome::Refused);
             }
             tracing::debug!(%pod, %client, %original, %error, "outbound connection not made");
             record
@@ -181,7 +181,7 @@ pub struct ConnectRequest {
 }
 
 /// What becomes of a connection once it is accepted.
-pub enum ConnectedOutbound {
+pub enum OpenedOutbound {
     /// The way is open. Dropping it records the connection as abandoned.
     Relay(Box<RelayOutbound>),
     /// Its requests are read, and each has a way of its own.
@@ -281,11 +281,11 @@ async fn pass_through(
     record.details.upstream = Some(to.address());
     record.details.transport = "plain";
     let ConnectOptions { timeout, keepalive } = default_options();
-    let connect = upstream::connect_plain(worker, pod, to, keepalive);
+    let connect = connect_plain(worker, pod, to, keepalive);
     let socket = tokio::time::timeout(timeout, connect)
         .await
-        .map_err(|_| upstream::Error::Timeout(timeout))?
-        .map_err(upstream::Error::Connect)?;
+        .map_err(|_| UpstreamError::Timeout(timeout))?
+        .map_err(UpstreamError::Connect)?;
     let upstream = Upstream::Stream(Stream::from_socket(socket));
     Ok(Connected { upstream, timeouts: None, _slot: None, _active: None })
 }
@@ -362,18 +362,18 @@ impl Own {
         Some(Self { client, timeout })
     }
 
-    fn choose(&self, worker: &Worker, endpoints: &Endpoints, excluded: &ExcludedEndpoints) -> Option<usize> {
+    fn choose(&self, worker: &Worker, endpoints: &Endpoints, excluded: &EndpointsToSkip) -> Option<usize> {
         worker.shared.affinity.choose_endpoint_index(&self.client, endpoints, excluded, Instant::now())
     }
 
-    fn keep(self, worker: &Worker, endpoint: &EndpointKey) {
+    fn keep(self, worker: &Worker, endpoint: &EndpointId) {
         worker.shared.affinity.remember_endpoint(self.client, endpoint, self.timeout, Instant::now());
     }
 }
 
 /// Leaves out the endpoints on this node, which have got their share from the kernel already. Without any
 /// others they stay: the kernel may have left them out for a failure.
-fn leave_out_near(worker: &Worker, endpoints: &Endpoints, excluded: &mut ExcludedEndpoints) {
+fn leave_out_near(worker: &Worker, endpoints: &Endpoints, excluded: &mut EndpointsToSkip) {
     let (near, far): (Vec<_>, Vec<_>) = (0..endpoints.len())
         .filter(|index| !excluded.contains(*index))
         .partition(|index| worker.local_pod_by_address(endpoints[*index].address.ip()).is_some());
@@ -398,17 +398,17 @@ fn ask_for_direct_ways(
 /// Reports the result of a connect to outlier detection. A denial by policy says nothing of the endpoint.
 fn report(
     worker: &Worker,
-    key: &EndpointKey,
+    key: &EndpointId,
     among: &Endpoints,
     policy: &PortPolicy,
-    result: &Result<Upstream, upstream::Error>,
+    result: &Result<Upstream, UpstreamError>,
 ) {
     let failure: Option<&dyn Display> = match result {
         Ok(_) => None,
         Err(error) if error.stops_retries() => return,
         Err(error) => Some(error),
     };
-    worker.shared.outliers.report_connect_result(key, among, policy, failure, Instant::now());
+    worker.shared.outliers.report_result(key, among, policy, failure, Instant::now());
 }
 
 /// Opens the way to one endpoint and records where it leads. Errors: the endpoint can't be reached.
@@ -417,14 +417,14 @@ async fn reach(
     endpoint: &Endpoint,
     options: ConnectOptions,
     record: &mut ConnectionRecord,
-) -> Result<Upstream, upstream::Error> {
+) -> Result<Upstream, UpstreamError> {
     let started = Instant::now();
     record.details.set_destination_workload(&endpoint.workload);
     record.details.upstream = Some(endpoint.address);
-    record.details.transport = upstream::expected_transport_name(origin, endpoint);
-    let opened = upstream::connect_to_endpoint(origin, endpoint, options).await;
+    record.details.transport = expected_transport_name(origin, endpoint);
+    let opened = connect_to_endpoint(origin, endpoint, options).await;
     let upstream = opened.inspect_err(|error| {
-        record.details.transport = error.refused_transport_name().unwrap_or(record.details.transport);
+        record.details.transport = error.transport_of_refused_stream().unwrap_or(record.details.transport);
     })?;
     origin.worker.metrics.observe_connect_time(started.elapsed());
     note(&upstream, &endpoint.workload, record);
@@ -475,7 +475,7 @@ fn default_options() -> ConnectOptions {
 
 impl Error {
     /// Wraps why the last endpoint could not be reached; `refused` is whether all endpoints have refused.
-    fn of_all(error: upstream::Error, refused: bool) -> Self {
+    fn of_all(error: UpstreamError, refused: bool) -> Self {
         if refused && error.is_connection_refused() { Self::Refused(error) } else { Self::Upstream(error) }
     }
 
@@ -498,7 +498,7 @@ mod tests {
 
     use super::*;
     use crate::fixture::{self, PlainSurroundings, run_as_worker, spawn_echo_server, tcp_pair};
-    use crate::pod_connection_limits::{ConnectionLimit, PodConnectionLimits};
+    use crate::worker_and_pod_connection_limits::{ConnectionLimit, PodConnectionLimits};
 
     /// A client's connection to a worker in these surroundings.
     async fn client(surroundings: PlainSurroundings) -> TcpStream {
@@ -525,7 +525,7 @@ mod tests {
             let mut answer = String::new();
             client.read_to_string(&mut answer).await.unwrap();
             assert_eq!(answer, "hello<done>");
-            assert_eq!(*met.borrow(), [ConnectNote::Taken]);
+            assert_eq!(*met.borrow(), [ConnectOutcome::Taken]);
         });
     }
 

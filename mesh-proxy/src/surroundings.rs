@@ -54,7 +54,7 @@ pub trait Surroundings {
     fn suggest_direct_connection(&self, _pod: &LocalPod, _destination: SocketAddr) {}
 
     /// Notes the result of a connection of the pod, for the next ones to the same destination.
-    fn note_connect_result(&self, _pod: &LocalPod, _destination: SocketAddr, _note: ConnectNote) {}
+    fn note_connect_result(&self, _pod: &LocalPod, _destination: SocketAddr, _note: ConnectOutcome) {}
 
     /// Has the pod's kernel take a SYN again that was held back ([`mesh_common::deferred_accept`]), and
     /// refuse it or let it through. Errors: the kernel can't be told, as by default.
@@ -86,7 +86,7 @@ pub struct RequestedDestination {
 
 /// What is noted of a connect to a destination.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ConnectNote {
+pub enum ConnectOutcome {
     /// An endpoint took the connection.
     Taken,
     /// Every endpoint that there is was tried, and refused.

@@ -1,7 +1,7 @@
 //! The agent's HTTP endpoints: admin (loopback and a Unix socket), metrics, health.
 
+mod configuration_handlers;
 mod http_servers;
-mod resource_handlers;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -62,11 +62,11 @@ fn reading(state: &Arc<AdminState>) -> Router {
         .route("/pods", get(pods))
         .route("/certs", get(certificates))
         .route("/connections", get(connections))
-        .route("/workloads", get(resource_handlers::get_workloads))
-        .route("/services", get(resource_handlers::get_services))
-        .route("/policies", get(resource_handlers::get_policies))
+        .route("/workloads", get(configuration_handlers::get_workloads))
+        .route("/services", get(configuration_handlers::get_services))
+        .route("/policies", get(configuration_handlers::get_policies))
         .route("/config", get(config))
-        .route("/snapshot", get(resource_handlers::get_config_dump))
+        .route("/snapshot", get(configuration_handlers::get_config_dump))
         .route("/log-level", get(log_level))
         .with_state(Arc::clone(state))
 }

@@ -10,8 +10,8 @@ pub(crate) mod plugin_server;
 
 mod conflist_repair;
 mod install;
-mod plugin_state;
+mod publish_plugin_state;
 
 pub use conflist_repair::ConflistRepair;
 pub use install::{InstallArgs, InstallError, remove_plugin};
-pub use plugin_state::publish_plugin_state;
+pub use publish_plugin_state::publish_plugin_state;

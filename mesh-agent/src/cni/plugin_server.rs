@@ -73,7 +73,7 @@ impl PluginServer {
             self.waiting.push(Waiting { channel, since: Instant::now(), pod: None });
         }
         let mut new = Vec::new();
-        self.waiting.retain_mut(|it| match channel::receive(&it.channel) {
+        self.waiting.retain_mut(|it| match channel::try_receive(&it.channel) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => it.since.elapsed() < PATIENCE,
             // A plugin asks only once.
             Ok(Some((record, mut beside))) if it.pod.is_none() && beside.len() == 1 => {

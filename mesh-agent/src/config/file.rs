@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
-use super::settings::Settings;
+use super::given_settings::Settings;
 
 /// Least similarity of a name that is proposed (Jaro-Winkler, 1 is equal).
 const ALIKE: f64 = 0.8;

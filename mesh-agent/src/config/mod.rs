@@ -4,8 +4,8 @@
 //! given, [`Config`] what is in force; `--print-config` shows the latter in the file's own format.
 
 mod file;
+mod given_settings;
 mod setting_types;
-mod settings;
 
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
@@ -18,11 +18,11 @@ use serde::Serialize;
 
 use crate::keeper::protocol::MOST_WORKERS;
 pub use file::ConfigFileError;
+pub use given_settings::Settings;
 pub use setting_types::{
     AccessLogFormat, ControlPlaneUrl, Framing, HumanDuration, LogFormat, PodSource, SameNodeMode,
     WaypointMode,
 };
-pub use settings::Settings;
 
 /// Most workers by default: more gain little, and each costs three listeners for every pod.
 const ENOUGH_WORKERS: usize = 4;

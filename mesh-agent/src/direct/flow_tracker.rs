@@ -14,8 +14,8 @@ use mesh_common::direct::{DirectEventKind, NO_SERVER};
 use mesh_common::veth::{CROWDED_ALL_CLIENTS, MAX_FLOWS_OF_CLIENT, MAX_FLOWS_OF_NODE};
 use mesh_proxy::authorized_connections::AccessRequest;
 use mesh_proxy::telemetry::{
-    ConnectionDetails, ConnectionOutcome, ConnectionRecord, Reporter, ResponseFlag, TrafficCounters,
-    TrafficPath, WorkerMetrics,
+    CarriedBy, ConnectionDetails, ConnectionOutcome, ConnectionRecord, Reporter, ResponseFlag,
+    TrafficCounters, WorkerMetrics,
 };
 
 use super::Refusal;
@@ -147,7 +147,12 @@ impl FlowTracker {
 
     /// Records a connection that the kernel refused before it began, since its destination has no endpoint.
     /// It had no port yet.
-    pub fn record_refused(&self, refusal: &Refusal, client: Option<&Arc<Pod>>, snapshot: &Snapshot) {
+    pub fn record_refused_without_endpoint(
+        &self,
+        refusal: &Refusal,
+        client: Option<&Arc<Pod>>,
+        snapshot: &Snapshot,
+    ) {
         let Refusal { destination, why, .. } = *refusal;
         let Some(pod) = client else { return };
         let is_like = |address: &&IpAddr| address.is_ipv4() == destination.is_ipv4();
@@ -155,7 +160,7 @@ impl FlowTracker {
         let ends = ConnectionDetails::new(Reporter::Source, SocketAddr::new(*own, 0), destination);
         let mut record = ConnectionRecord::new(&self.metrics, ends);
         record.details.transport = "none";
-        record.details.labels.path = TrafficPath::Direct;
+        record.details.labels.path = CarriedBy::Direct;
         record.details.labels.source = snapshot.workload_by_address(*own);
         record.details.labels.source_identity = Some(pod.identity.clone());
         record.details.labels.service = snapshot.service_by_vip(destination.ip(), &pod.namespace);
@@ -257,7 +262,7 @@ impl FlowTracker {
         let mut record = ConnectionRecord::new(&self.metrics, ends);
         record.details.transport = "local";
         record.details.upstream = Some(event.server);
-        record.details.labels.path = TrafficPath::Direct;
+        record.details.labels.path = CarriedBy::Direct;
         if event.probe {
             return probe(record, event, pods, snapshot);
         }
@@ -279,7 +284,7 @@ impl FlowTracker {
 /// Records a connection past the mesh, which no policy is asked about.
 fn untouched(mut record: ConnectionRecord, event: &DirectEvent, snapshot: &Snapshot) -> Flow {
     record.details.transport = "plain";
-    record.details.labels.path = TrafficPath::Untouched;
+    record.details.labels.path = CarriedBy::Untouched;
     record.details.labels.source = snapshot.workload_by_address(event.client.ip());
     Flow { record, traffic: None, request: None, ends: event.into(), revoked: None, listed: Listed::Never }
 }
@@ -291,7 +296,7 @@ fn probe(
     pods: &FlowPods<'_>,
     snapshot: &Snapshot,
 ) -> Flow {
-    record.details.labels.path = TrafficPath::Probe;
+    record.details.labels.path = CarriedBy::Probe;
     record.details.labels.destination =
         pods.server.and_then(|_| snapshot.workload_by_address(event.server.ip()));
     let listed = Listed::of(event);

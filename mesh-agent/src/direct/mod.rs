@@ -6,20 +6,20 @@
 //! kernel was told. `flow_tracker` has the connections that are then direct, known by the kernel's
 //! [`events`](crate::sys::ebpf::DirectMaps). `task` runs all of it.
 
+mod direct_task;
 mod flow_tracker;
 mod planned_routes;
-mod pod_links;
 mod route_plan;
-mod task;
+mod same_node_links;
 #[cfg(test)]
 mod tests;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+pub use direct_task::{DirectTask, DirectTaskSetup};
 use mesh_common::fault::{Fault, FaultEvent};
 use mesh_proxy::local_pod::LocalPod;
-pub use task::{DirectTask, DirectTaskSetup};
 use tokio::sync::mpsc;
 
 /// Most asks that wait. Further ones are dropped: the next connection asks again.

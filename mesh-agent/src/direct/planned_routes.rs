@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use mesh_api::plan::{DestinationDependencies, EndpointKey};
+use mesh_api::plan::{DestinationDependencies, EndpointId};
 use mesh_common::direct::{DirectRoute, DirectRouteKey};
 
 use super::route_plan::{PlanContext, Pod, PodIndex, RoutePlan, plan_route, to_address_port};
@@ -141,7 +141,7 @@ impl PlannedRoutes {
     pub fn replan_for_refused_endpoint(
         &mut self,
         context: PlanContext<'_>,
-        refused: &EndpointKey,
+        refused: &EndpointId,
     ) -> Vec<RouteChange> {
         let mut changes = Vec::new();
         for (client, entries) in &mut self.asked {

@@ -11,7 +11,7 @@ use mesh_api::plan::kernel_enforceable_traffic_policy;
 use mesh_api::plan::outbound::{Destination, destination_of};
 use mesh_api::plan::policy::Verdict;
 use mesh_api::plan::{
-    Endpoint, EndpointKey, Endpoints, LoadBalancer, PortPolicy, Service, Snapshot, Workload,
+    Endpoint, EndpointId, Endpoints, LoadBalancer, PortPolicy, Service, Snapshot, Workload,
 };
 use mesh_common::address::Address;
 use mesh_common::direct::{DirectRoute, DirectRouteKey, MAX_ROUTE_ENDPOINTS, RouteEndpoint};
@@ -21,7 +21,7 @@ use mesh_proxy::authorized_connections::AccessRequest;
 use mesh_proxy::balance::{AffinityKey, OutlierDetector, SessionAffinity};
 use mesh_proxy::local_pod::LocalPod;
 
-use super::pod_links::PodLinks;
+use super::same_node_links::PodLinks;
 
 /// An enrolled pod, as plans need it.
 #[derive(Clone, Debug)]
@@ -50,7 +50,7 @@ pub(super) struct PlanContext<'a> {
     /// Session affinity.
     pub affinity: &'a SessionAffinity,
     /// Endpoints that have just refused a direct connection. The proxy tries others in their place.
-    pub resting: &'a HashMap<EndpointKey, Instant>,
+    pub resting: &'a HashMap<EndpointId, Instant>,
     pub now: Instant,
     /// How the pods are connected to the node.
     pub links: &'a PodLinks,
@@ -262,7 +262,7 @@ pub(super) fn access_request(client: &Pod, endpoint: &Endpoint) -> Option<Access
 }
 
 impl PlanContext<'_> {
-    fn rests(&self, key: &EndpointKey) -> bool {
+    fn rests(&self, key: &EndpointId) -> bool {
         self.resting.get(key).is_some_and(|until| *until > self.now)
     }
 }
@@ -305,7 +305,7 @@ impl RoutePlan {
     pub fn remember_affinity_endpoint(
         &self,
         affinity: &SessionAffinity,
-        endpoint: &EndpointKey,
+        endpoint: &EndpointId,
         destination: SocketAddr,
         now: Instant,
     ) {

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use mesh_api::plan::outbound;
 use mesh_api::plan::policy::{ConnectionAttributes, authorize};
-use mesh_api::plan::{Endpoint, EndpointKey, Endpoints, PortPolicy, Service, Snapshot, Workload};
+use mesh_api::plan::{Endpoint, EndpointId, Endpoints, PortPolicy, Service, Snapshot, Workload};
 use mesh_common::address::Address;
 use mesh_common::direct::{DirectRoute, DirectRouteKey, RouteEndpoint, endpoint_for_ticket};
 use mesh_common::veth::DirectPathMode;
@@ -25,8 +25,8 @@ use rand::{RngExt, SeedableRng};
 use random_mesh::{DESTINATIONS, RandomMesh, pick};
 
 use super::planned_routes::{PlannedRoutes, ReplanTrigger, RouteChange};
-use super::pod_links::PodLinks;
 use super::route_plan::{PlanContext, Pod};
+use super::same_node_links::PodLinks;
 
 const HISTORIES: u64 = 1000;
 const STEPS: usize = 60;
@@ -38,7 +38,7 @@ struct Node {
     table: PlannedRoutes,
     outliers: OutlierDetector,
     affinity: SessionAffinity,
-    resting: HashMap<EndpointKey, Instant>,
+    resting: HashMap<EndpointId, Instant>,
     links: PodLinks,
     /// An endpoint has rested enough since plans were last made.
     rested: bool,
@@ -241,7 +241,7 @@ impl Node {
         let failing = endpoints[random.random_range(0..endpoints.len())].key();
         let policy = PortPolicy { outlier: Some(random_mesh::OUTLIER_LIMITS), ..PortPolicy::default() };
         for _ in 0..3 {
-            self.outliers.report_connect_result(&failing, &endpoints, &policy, Some(&"refused"), self.now);
+            self.outliers.report_result(&failing, &endpoints, &policy, Some(&"refused"), self.now);
         }
         self.resting.insert(failing.clone(), self.now + Duration::from_secs(5));
         let changes =
@@ -387,7 +387,7 @@ impl Node {
         if policy.pool.idle_timeout.is_some() || policy.pool.max_connection_duration.is_some() {
             return Some("its time is limited, which only the proxy sees to");
         }
-        let endpoint = EndpointKey { workload: workload.uid.clone(), address: (ip, port).into() };
+        let endpoint = EndpointId { workload: workload.uid.clone(), address: (ip, port).into() };
         if !service.waypoints.is_empty() {
             return Some("the service is behind a waypoint");
         }

@@ -16,11 +16,11 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
 
-use super::announced_plaintext_check::{AnnouncedPlaintextCheck, is_announced_as_plaintext};
+use super::announced_as_plain_check::{AnnouncedPlaintextCheck, is_announced_as_plaintext};
 use super::kernel_destinations::KernelDestinations;
 use super::preexisting_connection_judge::{PreexistingJudge, list_or_close_preexisting};
 use crate::direct::DirectHandle;
-use crate::keeper::protocol::Claim;
+use crate::keeper::protocol::EnrolmentClaim;
 use crate::keeper_client::{EnrolResult as Answer, KeeperClient};
 use crate::pods::{NodePod, NodePods};
 use crate::strict_egress::{EgressEnforcer, StrictEgressError};
@@ -236,7 +236,7 @@ impl Enroller {
         if pending.is_empty() {
             self.take_over().await;
         }
-        self.publish_statuses(wanted, &pending);
+        self.share_statuses_and_counts(wanted, &pending);
         pending.len()
     }
 
@@ -437,7 +437,8 @@ async fn enrol(
     keeper: &KeeperClient,
     pod: &NodePod,
 ) -> Result<(Answer, Option<Vec<PreexistingConnection>>), String> {
-    let claim = Claim::new(&pod.uid, &pod.addresses, &pod.probe_ports).map_err(|error| error.to_string())?;
+    let claim =
+        EnrolmentClaim::new(&pod.uid, &pod.addresses, &pod.probe_ports).map_err(|error| error.to_string())?;
     let answer = keeper.enrol_pod(claim.with_own_userns(pod.own_userns)).await?;
     let found = match &answer {
         Answer::Enrolled { netns, preexisting_judged: false, .. } => {

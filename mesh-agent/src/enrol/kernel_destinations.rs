@@ -48,14 +48,13 @@ impl KernelDestinations {
             Some(learnt) => {
                 let touched = snapshot.addresses_with_changed_ports_since(learnt).into_iter();
                 let changes = touched.map(|ip| {
-                    (ip, learnt.ports_with_endpoints(ip, node), snapshot.ports_with_endpoints(ip, node))
+                    (ip, learnt.known_served_ports(ip, node), snapshot.known_served_ports(ip, node))
                 });
                 self.maps.apply_changes(changes.filter(|(_, was, is)| was != is).collect())
             }
             None => {
-                let all = snapshot
-                    .addresses()
-                    .filter_map(|ip| Some((ip, snapshot.ports_with_endpoints(ip, node)?)));
+                let all =
+                    snapshot.addresses().filter_map(|ip| Some((ip, snapshot.known_served_ports(ip, node)?)));
                 self.maps.replace_all(all)
             }
         };

@@ -207,7 +207,7 @@ mod tests {
             let value = Address { r#type: Some(address::Type::Workload(workload)) }.encode_to_vec();
             let resource = Some(Any { type_url: type_url::ADDRESS.to_owned(), value });
             let resource = Resource { name: name.to_owned(), resource, ..Resource::default() };
-            assert_eq!(store.apply(type_url::ADDRESS, vec![resource], Vec::new()), []);
+            assert_eq!(store.apply_response(type_url::ADDRESS, vec![resource], Vec::new()), []);
         }
         let snapshot = store.snapshot();
         let pod = snapshot.workload("pod").unwrap();

@@ -7,7 +7,7 @@
 //! Kubernetes' own record of who wrote a field (server-side apply) says whether an annotation is ours: ours
 //! is removed, and one that istio-cni wrote stays, whichever of them restarts meanwhile.
 
-mod due_writes;
+mod annotation_diff;
 mod writer;
 
 use std::collections::BTreeMap;
@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use kube::ResourceExt;
 use mesh_api::resource::enrolment::{REDIRECTION, REDIRECTION_ENABLED, REDIRECTION_WRITER};
 
-pub use due_writes::{DueWrite, due_writes};
+pub use annotation_diff::{DueWrite, due_writes};
 pub use writer::AnnotationWriter;
 
 /// The annotation of each pod of this node in the API, by the pod's uid.

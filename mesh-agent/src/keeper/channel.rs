@@ -44,7 +44,7 @@ pub fn send(channel: impl AsFd, record: &RecordBytes, descriptors: &[BorrowedFd<
 
 /// Receives a record; `None` if the other end is closed. Errors: there is none now (`WouldBlock`), or it has
 /// another size.
-pub fn receive(channel: impl AsFd) -> io::Result<Option<Message>> {
+pub fn try_receive(channel: impl AsFd) -> io::Result<Option<Message>> {
     let (mut record, mut space) = ([0; RECORD_LEN], [MaybeUninit::uninit(); SPACE]);
     let mut beside = RecvAncillaryBuffer::new(&mut space);
     let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
@@ -67,7 +67,7 @@ pub fn receive(channel: impl AsFd) -> io::Result<Option<Message>> {
 pub fn receive_with_timeout(channel: &OwnedFd, patience: Duration) -> io::Result<Message> {
     let deadline = Instant::now() + patience;
     loop {
-        match receive(channel) {
+        match try_receive(channel) {
             Ok(Some(message)) => return Ok(message),
             Ok(None) => return Err(io::ErrorKind::ConnectionReset.into()),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
@@ -103,17 +103,17 @@ mod tests {
         let many = vec![write.as_fd(); MOST_DESCRIPTORS];
         send(&one, &[7; RECORD_LEN], &many).unwrap();
         send(&one, &[8; RECORD_LEN], &[]).unwrap();
-        let (record, descriptors) = receive(&other).unwrap().unwrap();
+        let (record, descriptors) = try_receive(&other).unwrap().unwrap();
         assert_eq!((record, descriptors.len()), ([7; RECORD_LEN], MOST_DESCRIPTORS));
         drop(write);
         std::fs::File::from(descriptors.into_iter().next().unwrap()).write_all(b"x").unwrap();
         let mut text = String::new();
         read.read_to_string(&mut text).unwrap();
         assert_eq!(text, "x", "the other copies are closed");
-        assert_eq!(receive(&other).unwrap().unwrap().1.len(), 0);
-        assert_eq!(receive(&other).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        assert_eq!(try_receive(&other).unwrap().unwrap().1.len(), 0);
+        assert_eq!(try_receive(&other).unwrap_err().kind(), io::ErrorKind::WouldBlock);
         drop(one);
-        assert!(receive(&other).unwrap().is_none());
+        assert!(try_receive(&other).unwrap().is_none());
     }
 
     #[test]

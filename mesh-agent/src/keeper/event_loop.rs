@@ -9,14 +9,14 @@ use rustix::event::{PollFd, PollFlags};
 use rustix::process::Signal;
 
 use super::admin_listeners::AdminListeners;
-use super::handover::{HandoverSocket, Predecessor, Successor};
 use super::inherited_files::InheritedFiles;
+use super::keeper_takeover::{HandoverSocket, Predecessor, Successor};
 use super::pod_task_pool::PodTaskPool;
 use super::pods::Pods;
 use super::protocol::{KeeperAnswer, StartMessage};
 use super::proxy_process::{ProxyChild, RestartBackOff};
 use super::request_handler::FinishedTask;
-use super::veth_teardown::reset_flows_and_unpin_all;
+use super::veth_connection_reset::reset_flows_and_unpin_all;
 use super::{Failure, channel};
 use crate::cni::plugin_server::PluginServer;
 use crate::cni::{self, ConflistRepair};

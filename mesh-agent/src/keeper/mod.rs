@@ -14,14 +14,14 @@
 mod admin_listeners;
 pub mod channel;
 mod event_loop;
-mod handover;
 mod inherited_files;
+mod keeper_takeover;
 mod pod_task_pool;
 mod pods;
 pub mod protocol;
 mod proxy_process;
 mod request_handler;
-mod veth_teardown;
+mod veth_connection_reset;
 
 use std::error::Error;
 
@@ -30,8 +30,8 @@ use crate::sys::StopSignals;
 
 use event_loop::Keeper;
 pub use event_loop::RELIEVED_SIGNAL;
-pub(crate) use handover::replace_seqpacket_listener;
-pub use veth_teardown::reset_flows_and_unpin_all;
+pub(crate) use keeper_takeover::replace_seqpacket_listener;
+pub use veth_connection_reset::reset_flows_and_unpin_all;
 
 /// Why the keeper did not start or had to stop.
 pub type Failure = Box<dyn Error>;

@@ -12,10 +12,10 @@ use mesh_common::maps::{AddressPort, InboundListenerKind, MAX_PODS, ProxyProcess
 use mesh_common::{HBONE_PORT, INBOUND_PORT, OUTBOUND_PORT};
 use socket2::{SockRef, Socket};
 
-use super::protocol::{Claim, KeeperAnswer};
-use super::veth_teardown::{NetnsByIp, PodTeardown, TeardownQueue, reset_all_veth_connections};
+use super::protocol::{EnrolmentClaim, KeeperAnswer};
+use super::veth_connection_reset::{NetnsByIp, PodTeardown, TeardownQueue, reset_all_veth_connections};
 use crate::sys::ebpf::{self, Programs};
-use crate::sys::{self, Netns, NoSandbox, SocketKind};
+use crate::sys::{self, Netns, NoSandbox, SocketPurpose};
 
 /// Ports that each worker listens on in a pod.
 const PORTS: [u16; 3] = [OUTBOUND_PORT, INBOUND_PORT, HBONE_PORT];
@@ -47,7 +47,7 @@ const LOOK_AT: usize = 128;
 /// An enrolled pod.
 pub(super) struct Pod {
     /// The claim, with the addresses that the pod was found or said to have.
-    pub claim: Claim,
+    pub claim: EnrolmentClaim,
     pub netns: Arc<Netns>,
     /// Listeners: outbound, inbound, HBONE for each worker.
     pub listeners: Vec<TcpListener>,
@@ -68,7 +68,7 @@ pub(super) enum Error {
     #[error(transparent)]
     NoSandbox(#[from] NoSandbox),
     #[error(transparent)]
-    Redirected(#[from] sys::IstioRedirectCheckError),
+    Redirected(#[from] sys::IstioRedirectFoundOrUnknown),
     #[error("its network namespace is that of pod {0}")]
     Another(String),
     /// A port can't be listened on, usually since a program of the pod has it.
@@ -119,7 +119,7 @@ impl Pods {
         self.programs.clear_pod_links_of_other_layouts();
         self.programs.attach_at_node_and_pods(self.enrolled.values().map(|pod| &*pod.netns))?;
         for pod in self.enrolled.values() {
-            self.programs.try_hold_syns(&pod.netns, pod.listeners.iter().step_by(PORTS.len()));
+            self.programs.try_defer_outbound_accepts(&pod.netns, pod.listeners.iter().step_by(PORTS.len()));
             attach_pod_veth(&mut self.programs, &pod.netns, &pod.claim.addresses);
         }
         reset_all_veth_connections(&self.programs.veth_flows_of_other_layouts(), || self.places());
@@ -197,7 +197,7 @@ impl Pods {
     /// it is done the pod is in doubt. `said` is the pod's namespace if the runtime has told it.
     pub fn sandbox_search_task(
         &mut self,
-        claim: &Claim,
+        claim: &EnrolmentClaim,
         said: Option<Netns>,
     ) -> impl FnOnce() -> FoundSandbox + Send + 'static + use<> {
         let held = self.programs.netns_cookie_of_pod(&claim.uid);
@@ -208,7 +208,12 @@ impl Pods {
 
     /// Enrols a pod that was found, or finds that it is enrolled; with `no_new` it enrols none. Returns
     /// [`KeeperAnswer::Enrolled`] or [`KeeperAnswer::NotYet`]. Errors: why it can't be enrolled.
-    pub fn enrol(&mut self, claim: &Claim, found: FoundSandbox, no_new: bool) -> Result<KeeperAnswer, Error> {
+    pub fn enrol(
+        &mut self,
+        claim: &EnrolmentClaim,
+        found: FoundSandbox,
+        no_new: bool,
+    ) -> Result<KeeperAnswer, Error> {
         let found = found?;
         let cookie = match (self.kept(claim, found.as_ref()), found) {
             (Some(cookie), _) => cookie,
@@ -217,7 +222,7 @@ impl Pods {
                 self.make_way(claim, netns.cookie())?;
                 let of_a_worker = |_| PORTS.map(|port| listen(&netns, port));
                 let listeners = (0..self.workers).flat_map(of_a_worker).collect::<Result<_, _>>()?;
-                self.insert(Claim { addresses, ..claim.clone() }, netns, listeners)?
+                self.insert(EnrolmentClaim { addresses, ..claim.clone() }, netns, listeners)?
             }
             (None, _) => return Ok(KeeperAnswer::NotYet),
         };
@@ -229,7 +234,7 @@ impl Pods {
     }
 
     /// Makes sure that a namespace is one pod's, and that a pod has one.
-    fn make_way(&mut self, claim: &Claim, cookie: u64) -> Result<(), Error> {
+    fn make_way(&mut self, claim: &EnrolmentClaim, cookie: u64) -> Result<(), Error> {
         if let Some(other) = self.programs.pod_of_netns(cookie).filter(|uid| *uid != claim.uid) {
             return Err(Error::Another(other.to_owned()));
         }
@@ -248,7 +253,7 @@ impl Pods {
 
     /// Returns the cookie of a pod that is enrolled as the claim says. One that is enrolled otherwise is let
     /// go.
-    fn kept(&mut self, claim: &Claim, found: Option<&(Netns, Vec<IpAddr>)>) -> Option<u64> {
+    fn kept(&mut self, claim: &EnrolmentClaim, found: Option<&(Netns, Vec<IpAddr>)>) -> Option<u64> {
         let (cookie, pod) = self.enrolled.iter().find(|(_, pod)| pod.claim.uid == claim.uid)?;
         let (told, has) = (&claim.addresses, &pod.claim.addresses);
         let same = pod.claim.probe_ports == claim.probe_ports
@@ -265,7 +270,12 @@ impl Pods {
 
     /// Enrols a pod with listeners that are there, by the addresses of the claim. Errors: the programs' maps
     /// can't be written.
-    pub fn insert(&mut self, claim: Claim, netns: Netns, listeners: Vec<TcpListener>) -> Result<u64, Error> {
+    pub fn insert(
+        &mut self,
+        claim: EnrolmentClaim,
+        netns: Netns,
+        listeners: Vec<TcpListener>,
+    ) -> Result<u64, Error> {
         if self.enrolled.len() >= MAX_PODS as usize {
             return Err(Error::Full);
         }
@@ -282,7 +292,7 @@ impl Pods {
             return Err(error.into());
         }
         if self.programs.are_attached() {
-            self.programs.try_hold_syns(&netns, listeners.iter().step_by(PORTS.len()));
+            self.programs.try_defer_outbound_accepts(&netns, listeners.iter().step_by(PORTS.len()));
             attach_pod_veth(&mut self.programs, &netns, &claim.addresses);
         }
         let netns = Arc::new(netns);
@@ -307,7 +317,7 @@ impl Pods {
         let unclaimed: Vec<_> = unclaimed.map(|(cookie, _)| *cookie).collect();
         unclaimed.into_iter().try_for_each(|cookie| self.unenrol(cookie))?;
         let cookies: HashSet<_> = self.enrolled.keys().chain(self.in_doubt.keys()).copied().collect();
-        for cookie in self.programs.stale_veth_pods(&cookies) {
+        for cookie in self.programs.leftover_veth_pods_except(&cookies) {
             if !self.leaving.has(cookie) {
                 self.cut_off(cookie, self.places())?;
             }
@@ -330,7 +340,7 @@ impl Pods {
     }
 
     /// Opens sockets in a pod. Errors: it is not enrolled, or there is no room for a single one.
-    pub fn open_sockets(&self, cookie: u64, kind: SocketKind, count: u8) -> Result<Vec<Socket>, Error> {
+    pub fn open_sockets(&self, cookie: u64, kind: SocketPurpose, count: u8) -> Result<Vec<Socket>, Error> {
         let pod = self.enrolled.get(&cookie).ok_or(Error::Unknown)?;
         Ok(sys::open_unconnected_sockets(&pod.netns, kind, usize::from(count))?)
     }
@@ -381,7 +391,7 @@ fn attach_pod_veth(programs: &mut Programs, netns: &Netns, addresses: &[IpAddr])
 /// Finds a pod's namespace, first of all the one that it is `held` in, and those of its addresses that are in
 /// the claim. None if it has no process in a namespace of its own, or an address is missing there: nobody
 /// gets another's address by claiming it.
-fn find(cgroup: &Path, claim: &Claim, held: Option<u64>, said: Option<Netns>) -> FoundSandbox {
+fn find(cgroup: &Path, claim: &EnrolmentClaim, held: Option<u64>, said: Option<Netns>) -> FoundSandbox {
     // Nothing has run there yet, so its addresses are those that the runtime gave it. The API may still have
     // those of an earlier sandbox.
     let told = if said.is_some() { &[] } else { &claim.addresses[..] };

@@ -9,7 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use mesh_common::address::Address;
 
-use crate::sys::{Connection, PreexistingConnection, SocketKind};
+use crate::sys::{Connection, PreexistingConnection, SocketPurpose};
 
 /// Bytes of every record.
 pub const RECORD_LEN: usize = 384;
@@ -34,9 +34,9 @@ const PREEXISTING: usize = 1 + 8 + 2 * 18;
 /// The bytes of a record.
 pub type RecordBytes = [u8; RECORD_LEN];
 
-/// The claim to a pod that should be in the mesh, within the bounds of [`Claim::new`].
+/// The claim to a pod that should be in the mesh, within the bounds of [`EnrolmentClaim::new`].
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Claim {
+pub struct EnrolmentClaim {
     pub(super) uid: String,
     /// Addresses, canonical, as far as they are known.
     pub(super) addresses: Vec<IpAddr>,
@@ -94,7 +94,7 @@ pub enum InvalidClaim {
 pub enum KeeperRequest {
     /// Enrol a pod, or say again how it is enrolled. Answer: [`KeeperAnswer::Enrolled`], with its listeners,
     /// or [`KeeperAnswer::NotYet`].
-    Enrol(Claim),
+    Enrol(EnrolmentClaim),
     /// Let a pod go, by the cookie of its network namespace.
     Unenrol(u64),
     /// Let go every pod that this proxy has not asked for.
@@ -109,7 +109,7 @@ pub enum KeeperRequest {
     PreexistingJudged(u64),
     /// Open that many sockets in a pod, or as many as there is room for. They come beside
     /// [`KeeperAnswer::Done`].
-    Sockets(u64, SocketKind, u8),
+    Sockets(u64, SocketPurpose, u8),
     /// Note that this proxy serves.
     Ready,
     /// Leave nothing behind: the mesh is being uninstalled.
@@ -142,7 +142,7 @@ pub enum KeeperAnswer {
     Refused(String),
 }
 
-impl Claim {
+impl EnrolmentClaim {
     /// Claims a pod by its uid, with its known addresses (none: those of its namespace) and the ports of its
     /// probes. Errors: see [`InvalidClaim`].
     pub fn new(uid: &str, addresses: &[IpAddr], probe_ports: &[u16]) -> Result<Self, InvalidClaim> {
@@ -230,7 +230,7 @@ impl KeeperRequest {
     pub fn decode(record: &RecordBytes) -> Option<Self> {
         let mut from = Reader::of(record);
         Some(match from.u8()? {
-            1 => Self::Enrol(Claim::decode(&mut from)?),
+            1 => Self::Enrol(EnrolmentClaim::decode(&mut from)?),
             2 => Self::Unenrol(from.u64()?),
             3 => Self::UnenrolUnclaimed,
             4 => {
@@ -240,7 +240,7 @@ impl KeeperRequest {
                 same_family.then_some(Self::Destroy(pod, Connection { cookie, local, remote }))?
             }
             5 => {
-                let (pod, kind, count) = (from.u64()?, SocketKind::from_number(from.u8()?)?, from.u8()?);
+                let (pod, kind, count) = (from.u64()?, SocketPurpose::from_number(from.u8()?)?, from.u8()?);
                 (1..=MOST_SOCKETS).contains(&count).then_some(Self::Sockets(pod, kind, count))?
             }
             6 => Self::Ready,
@@ -461,14 +461,16 @@ mod tests {
         let (local, remote) = ends("10.0.0.1:80", "10.0.0.2:4000");
         let (local6, remote6) = ends("[fd00::1]:80", "[fd00::2]:4000");
         vec![
-            KeeperRequest::Enrol(Claim::new(POD, &addresses, &ports).unwrap()),
-            KeeperRequest::Enrol(Claim::new(&"f".repeat(32), &[], &[]).unwrap().with_own_userns(true)),
+            KeeperRequest::Enrol(EnrolmentClaim::new(POD, &addresses, &ports).unwrap()),
+            KeeperRequest::Enrol(
+                EnrolmentClaim::new(&"f".repeat(32), &[], &[]).unwrap().with_own_userns(true),
+            ),
             KeeperRequest::Unenrol(u64::MAX),
             KeeperRequest::UnenrolUnclaimed,
             KeeperRequest::Destroy(7, Connection { cookie: 9, local, remote }),
             KeeperRequest::Destroy(7, Connection { cookie: 9, local: local6, remote: remote6 }),
-            KeeperRequest::Sockets(7, SocketKind::OutboundV4, 1),
-            KeeperRequest::Sockets(7, SocketKind::LoopbackV6, MOST_SOCKETS),
+            KeeperRequest::Sockets(7, SocketPurpose::OutboundV4, 1),
+            KeeperRequest::Sockets(7, SocketPurpose::LoopbackPacketsV6, MOST_SOCKETS),
             KeeperRequest::Ready,
             KeeperRequest::Uninstalled,
             KeeperRequest::List(7),
@@ -543,14 +545,14 @@ mod tests {
     fn what_is_out_of_bounds_is_no_request() {
         for uid in ["", "kubepods", "../../../../../../../../../../../etc", &"f".repeat(37), &"F".repeat(32)]
         {
-            assert!(Claim::new(uid, &[], &[]).is_err(), "{uid}");
+            assert!(EnrolmentClaim::new(uid, &[], &[]).is_err(), "{uid}");
         }
         let address = IpAddr::from([10, 0, 0, 1]);
-        assert_eq!(Claim::new(POD, &[address; 9], &[]), Err(InvalidClaim::Addresses));
-        assert_eq!(Claim::new(POD, &[], &[1; 65]), Err(InvalidClaim::ProbePorts));
+        assert_eq!(EnrolmentClaim::new(POD, &[address; 9], &[]), Err(InvalidClaim::Addresses));
+        assert_eq!(EnrolmentClaim::new(POD, &[], &[1; 65]), Err(InvalidClaim::ProbePorts));
         for count in [0, MOST_SOCKETS + 1, 255] {
             assert_eq!(
-                KeeperRequest::decode(&KeeperRequest::Sockets(7, SocketKind::OutboundV4, count).encode()),
+                KeeperRequest::decode(&KeeperRequest::Sockets(7, SocketPurpose::OutboundV4, count).encode()),
                 None
             );
         }

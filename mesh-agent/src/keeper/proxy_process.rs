@@ -55,20 +55,20 @@ impl ProxyChild {
         let (own, its): (Vec<_>, Vec<_>) = pairs.into_iter().unzip();
         let mut descriptors = fds;
         descriptors.extend(its.iter().map(AsFd::as_fd));
-        let control = self.channel(ENROLLER).ok_or(io::ErrorKind::NotConnected)?;
+        let control = self.channel_at(ENROLLER).ok_or(io::ErrorKind::NotConnected)?;
         channel::send(control, &message.encode(), &descriptors)?;
         self.channels.extend(own.into_iter().map(Some));
         Ok(())
     }
 
     /// Returns one of its channels.
-    pub fn channel(&self, index: usize) -> Option<&OwnedFd> {
+    pub fn channel_at(&self, index: usize) -> Option<&OwnedFd> {
         self.channels.get(index)?.as_ref()
     }
 
     /// Returns the enroller's channel.
     pub fn enroller_channel(&self) -> Option<&OwnedFd> {
-        self.channel(ENROLLER)
+        self.channel_at(ENROLLER)
     }
 
     /// Iterates over its open channels, with their index.

@@ -10,7 +10,7 @@ use rustix::process::Signal;
 
 use super::event_loop::{Keeper, Phase};
 use super::pods::{Error, FoundSandbox};
-use super::protocol::{self, Claim, KeeperAnswer, KeeperRequest};
+use super::protocol::{self, EnrolmentClaim, KeeperAnswer, KeeperRequest};
 use super::{Failure, channel};
 use crate::cni::plugin_server::write_plugin_state;
 use crate::sys::{self, PreexistingConnections};
@@ -28,7 +28,7 @@ pub(super) type FinishedTask = (ReplyTo, TaskResult);
 
 /// Result of a task.
 pub(super) enum TaskResult {
-    Found(Claim, FoundSandbox),
+    Found(EnrolmentClaim, FoundSandbox),
     Closed(Result<bool, Error>),
     Listed(Result<PreexistingConnections, Error>),
 }
@@ -44,7 +44,7 @@ impl Keeper {
     /// anything: it is killed, and another one is started.
     pub(super) fn answer_proxy(&mut self, index: usize) {
         let Some(process) = &mut self.process else { return };
-        let Some(received) = process.channel(index).map(channel::receive) else { return };
+        let Some(received) = process.channel_at(index).map(channel::try_receive) else { return };
         let proxy = process.pid();
         let request = match received {
             // The proxy is ending, which is handled elsewhere.
@@ -90,7 +90,7 @@ impl Keeper {
             _ => descriptors.iter().map(AsFd::as_fd).collect(),
         };
         let record = protocol::with_request_id(answer.encode(), to.request_id);
-        let channel = self.process.as_ref().and_then(|process| process.channel(to.channel));
+        let channel = self.process.as_ref().and_then(|process| process.channel_at(to.channel));
         match channel::send(channel.ok_or(io::ErrorKind::NotConnected)?, &record, &beside) {
             // The proxy has ended, which is handled elsewhere.
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
@@ -158,7 +158,7 @@ impl Keeper {
         Ok((answer, Vec::new()))
     }
 
-    fn enrol(&mut self, claim: &Claim, found: FoundSandbox) -> Result<KeeperAnswer, Failure> {
+    fn enrol(&mut self, claim: &EnrolmentClaim, found: FoundSandbox) -> Result<KeeperAnswer, Failure> {
         if self.phase != Phase::Serving {
             // Nobody would accept connections from its listeners.
             return Ok(KeeperAnswer::NotYet);

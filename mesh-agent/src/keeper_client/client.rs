@@ -14,7 +14,9 @@ use tokio::sync::{mpsc, oneshot};
 use super::asynchronous;
 use super::fair_request_queue::{FairRequestQueue, QueueKey};
 use crate::keeper::channel::{self, Message};
-use crate::keeper::protocol::{self, Claim, InheritedKind, KeeperAnswer, KeeperRequest, RecordBytes};
+use crate::keeper::protocol::{
+    self, EnrolmentClaim, InheritedKind, KeeperAnswer, KeeperRequest, RecordBytes,
+};
 use crate::sys::{Connection, PreexistingConnections};
 
 /// The keeper, as the proxy sees it. Cheap to clone.
@@ -68,7 +70,7 @@ impl KeeperClient {
     }
 
     /// Enrols a pod. Errors: why it can't be enrolled, in words.
-    pub async fn enrol_pod(&self, claim: Claim) -> Result<EnrolResult, String> {
+    pub async fn enrol_pod(&self, claim: EnrolmentClaim) -> Result<EnrolResult, String> {
         match self.ask(KeeperRequest::Enrol(claim)).await {
             (KeeperAnswer::Enrolled(netns, addresses, preexisting_judged), descriptors) => {
                 let listeners = descriptors.into_iter().map(TcpListener::from).collect();
@@ -224,6 +226,6 @@ async fn send_record(
 }
 
 pub(super) async fn receive_message(channel: &UnixDatagram) -> io::Result<Message> {
-    let message = channel.async_io(Interest::READABLE, || channel::receive(channel)).await?;
+    let message = channel.async_io(Interest::READABLE, || channel::try_receive(channel)).await?;
     message.ok_or_else(|| io::ErrorKind::ConnectionReset.into())
 }

@@ -1,7 +1,7 @@
 //! The node as the data path's [`Surroundings`]: sockets in pods that the keeper opened, and what the eBPF
 //! programs tell and are told.
 
-mod replayed_syn;
+mod deferred_syn_packet;
 
 use std::cell::RefCell;
 use std::io;
@@ -16,16 +16,16 @@ use mesh_common::maps::AddressPort;
 use mesh_common::redirect_rules;
 use mesh_common::veth::{self, DirectPathMode, SameNodePath};
 use mesh_proxy::local_pod::LocalPod;
-use mesh_proxy::surroundings::{ConnectNote, RequestedDestination, Surroundings};
+use mesh_proxy::surroundings::{ConnectOutcome, RequestedDestination, Surroundings};
 use socket2::Socket;
 use tokio::net::TcpStream;
 
-use self::replayed_syn::ReplayedSyn;
+use self::deferred_syn_packet::ReplayedSyn;
 use crate::config::SameNodeMode;
 use crate::direct::DirectHandle;
 use crate::keeper_client::SocketPool;
 use crate::strict_egress::StrictPods;
-use crate::sys::SocketKind;
+use crate::sys::SocketPurpose;
 use crate::sys::ebpf::{PodLinkMap, RecentConnectResults, SocketAddressMap, SynDecisions};
 
 /// The node, shared by all workers.
@@ -72,7 +72,7 @@ impl Surroundings for NodeSurroundings {
     fn outbound_socket(&self, pod: &LocalPod, to: IpAddr) -> LocalBoxFuture<'_, io::Result<Socket>> {
         let netns = pod.netns;
         Box::pin(async move {
-            Ok(self.sockets.take_socket(netns, SocketKind::outbound_kind_for(to)).await?.into())
+            Ok(self.sockets.take_socket(netns, SocketPurpose::outbound_kind_for(to)).await?.into())
         })
     }
 
@@ -85,7 +85,7 @@ impl Surroundings for NodeSurroundings {
         let netns = pod.netns;
         Box::pin(async move {
             let socket =
-                Socket::from(self.sockets.take_socket(netns, SocketKind::delivery_kind_for(to)).await?);
+                Socket::from(self.sockets.take_socket(netns, SocketPurpose::delivery_kind_for(to)).await?);
             let shown = AddressPort::new(client.ip().into(), client.port());
             let source = redirect_rules::delivery_source_address(to.into(), &shown);
             socket.bind(&SocketAddr::new(source.into(), 0).into())?;
@@ -119,12 +119,12 @@ impl Surroundings for NodeSurroundings {
         self.node.strict_egress.refuses(pod.netns, destination)
     }
 
-    fn note_connect_result(&self, pod: &LocalPod, destination: SocketAddr, outcome: ConnectNote) {
+    fn note_connect_result(&self, pod: &LocalPod, destination: SocketAddr, outcome: ConnectOutcome) {
         let recent = &self.node.recent;
         match outcome {
-            ConnectNote::Taken => recent.note_accepted(pod.netns, destination),
-            ConnectNote::Refused => recent.note_refused(pod.netns, destination),
-            ConnectNote::SkipDeferral(lasts) => {
+            ConnectOutcome::Taken => recent.note_accepted(pod.netns, destination),
+            ConnectOutcome::Refused => recent.note_refused(pod.netns, destination),
+            ConnectOutcome::SkipDeferral(lasts) => {
                 recent.skip_deferral(pod.netns, destination, nanoseconds(lasts));
             }
         }
@@ -139,7 +139,7 @@ impl Surroundings for NodeSurroundings {
         let (netns, syn) = (pod.netns, *syn);
         Box::pin(async move {
             let to = SocketAddr::from(syn.connection.server);
-            let kind = SocketKind::loopback_kind_for(to.ip());
+            let kind = SocketPurpose::packet_kind_for(to.ip());
             let socket = Socket::from(self.sockets.take_socket(netns, kind).await?);
             // It counts from here.
             self.node.decisions.set_decision(&syn.connection, refused).map_err(io::Error::other)?;

@@ -75,12 +75,12 @@ impl EgressEnforcer {
             self.of(netns).filter(|entry| !entry.is_refusal() && !exceptions.contains(entry)).collect();
         gone.into_iter().try_for_each(|entry| self.remove(entry))?;
         let excepted = exceptions.into_iter().try_for_each(|entry| self.except(entry));
-        self.insert(EgressEntry::refusal(netns))?;
+        self.insert(EgressEntry::refuse_all(netns))?;
         excepted
     }
 
     fn open_up(&mut self, netns: u64) -> Result<(), StrictEgressError> {
-        self.remove(EgressEntry::refusal(netns))?;
+        self.remove(EgressEntry::refuse_all(netns))?;
         let exceptions: Vec<_> = self.of(netns).collect();
         Ok(exceptions.into_iter().try_for_each(|entry| self.remove(entry))?)
     }

@@ -46,7 +46,7 @@ const MOST: usize = 4096;
 
 /// Why a pod can't be taken in.
 #[derive(Debug, thiserror::Error)]
-pub enum IstioRedirectCheckError {
+pub enum IstioRedirectFoundOrUnknown {
     /// There are redirect rules.
     #[error(
         "istio-cni's redirect rules are still in the pod ({0}): have istio-cni leave the pod alone, then restart the pod, so that \
@@ -77,9 +77,9 @@ impl fmt::Display for RedirectSign {
 }
 
 /// Looks for redirect rules. Errors: there are some, or it can't be told (`CAP_NET_ADMIN`).
-pub fn check_no_istio_redirects(netns: &Netns) -> Result<(), IstioRedirectCheckError> {
+pub fn check_no_istio_redirects(netns: &Netns) -> Result<(), IstioRedirectFoundOrUnknown> {
     let found = netns.run_inside(|| Ok::<_, io::Error>(rule()?.or(chain()?)))??;
-    found.map_or(Ok(()), |sign| Err(IstioRedirectCheckError::Found(sign)))
+    found.map_or(Ok(()), |sign| Err(IstioRedirectFoundOrUnknown::Found(sign)))
 }
 
 fn rule() -> io::Result<Option<RedirectSign>> {

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, Mode, OFlags, fstat, openat, statat};
 
-use super::{Netns, cgroup};
+use super::{Netns, cgroup_search};
 
 /// `NS_GET_USERNS` and `NS_GET_PARENT` of `linux/nsfs.h`.
 const NS_GET_USERNS: libc::Ioctl = 0xb701;
@@ -60,9 +60,9 @@ pub fn find_sandbox_netns(
     own_userns: bool,
     known: Option<u64>,
 ) -> Result<Option<Netns>, NoSandbox> {
-    let Some(pod) = cgroup::find_pod_cgroup(root, uid) else { return Ok(None) };
+    let Some(pod) = cgroup_search::find_pod_cgroup(root, uid) else { return Ok(None) };
     let ours = inode(File::open("/proc/thread-self/ns/net")?.as_fd())?;
-    let members = cgroup::pids_with_cgroups_of_pod(&pod);
+    let members = cgroup_search::pids_with_cgroups_of_pod(&pod);
     let mut processes: Vec<Process> =
         members.into_iter().filter_map(|(cgroup, pid)| Process::look(cgroup, pid)).collect();
     // Runtimes put a process into its cgroup before its namespaces, and some keep a helper of the node's
@@ -141,7 +141,7 @@ impl Process {
             let flags = OFlags::RDONLY | OFlags::CLOEXEC;
             let netns = openat(&directory, "ns/net", flags, Mode::empty())?;
             let same = inode(netns.as_fd())? == self.netns
-                && cgroup::first_pids(&self.cgroup).contains(&self.pid)
+                && cgroup_search::first_pids(&self.cgroup).contains(&self.pid)
                 && started(directory.as_fd()) == Some(self.started);
             Ok(same.then_some(netns))
         };

@@ -7,7 +7,7 @@ use std::os::fd::AsRawFd;
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::{Netns, SocketKind};
+use super::{Netns, SocketPurpose};
 
 /// Length of the accept queues: the kernel's own default for `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
@@ -41,7 +41,7 @@ fn listen_on(address: SocketAddr) -> io::Result<std::net::TcpListener> {
 
 /// Opens unconnected, non-blocking TCP sockets inside a namespace: fewer than `count` if there is no room for
 /// more. Errors: there is none for a single one.
-pub fn open_unconnected_sockets(netns: &Netns, kind: SocketKind, count: usize) -> io::Result<Vec<Socket>> {
+pub fn open_unconnected_sockets(netns: &Netns, kind: SocketPurpose, count: usize) -> io::Result<Vec<Socket>> {
     netns.run_inside(|| {
         let first = open(kind)?;
         let more = (1..count).map_while(|_| open(kind).ok());
@@ -49,14 +49,14 @@ pub fn open_unconnected_sockets(netns: &Netns, kind: SocketKind, count: usize) -
     })?
 }
 
-fn open(kind: SocketKind) -> io::Result<Socket> {
+fn open(kind: SocketPurpose) -> io::Result<Socket> {
     match kind {
-        SocketKind::OutboundV4 => tcp(Domain::IPV4),
-        SocketKind::OutboundV6 => tcp(Domain::IPV6),
-        SocketKind::DeliveryV4 => delivery(Domain::IPV4),
-        SocketKind::DeliveryV6 => delivery(Domain::IPV6),
-        SocketKind::LoopbackV4 => packets(Domain::IPV4),
-        SocketKind::LoopbackV6 => packets(Domain::IPV6),
+        SocketPurpose::OutboundV4 => tcp(Domain::IPV4),
+        SocketPurpose::OutboundV6 => tcp(Domain::IPV6),
+        SocketPurpose::DeliveryV4 => delivery(Domain::IPV4),
+        SocketPurpose::DeliveryV6 => delivery(Domain::IPV6),
+        SocketPurpose::LoopbackPacketsV4 => packets(Domain::IPV4),
+        SocketPurpose::LoopbackPacketsV6 => packets(Domain::IPV6),
     }
 }
 
@@ -100,7 +100,7 @@ mod tests {
 
     #[test]
     fn packets_go_over_loopback_alone() {
-        let socket = open(SocketKind::LoopbackV4).unwrap();
+        let socket = open(SocketPurpose::LoopbackPacketsV4).unwrap();
         assert_eq!(socket.device().unwrap().unwrap(), b"lo");
         let without_privilege = std::thread::spawn(move || {
             let none = rustix::thread::CapabilitySet::empty();

@@ -4,7 +4,7 @@
 //! connections are refused unless [`WaypointHandling::Ignore`] is chosen.
 
 use super::snapshot::Snapshot;
-use super::waypoint::Waypoint;
+use super::waypoint_reference::Waypoint;
 use super::workload::Workload;
 
 /// How connections to a destination behind a waypoint are treated. (Those of a waypoint itself are like any

@@ -29,7 +29,7 @@ pub struct Endpoint {
 
 /// Identifies an endpoint in all snapshots.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct EndpointKey {
+pub struct EndpointId {
     /// The workload's uid.
     pub workload: Arc<str>,
     /// The workload's own address and port.
@@ -49,8 +49,8 @@ impl Endpoint {
     }
 
     /// Returns the key for state about the endpoint.
-    pub fn key(&self) -> EndpointKey {
-        EndpointKey { workload: self.workload.uid.clone(), address: self.address }
+    pub fn key(&self) -> EndpointId {
+        EndpointId { workload: self.workload.uid.clone(), address: self.address }
     }
 }
 
@@ -113,7 +113,7 @@ impl Endpoints {
     }
 
     /// Whether an endpoint is among these.
-    pub fn contains_endpoint(&self, key: &EndpointKey) -> bool {
+    pub fn contains_endpoint(&self, key: &EndpointId) -> bool {
         self.all
             .iter()
             .any(|endpoint| endpoint.address == key.address && endpoint.workload.uid == key.workload)
@@ -143,7 +143,7 @@ impl ServiceEndpoints {
     pub(super) fn endpoints_for_client(
         &self,
         service: &Service,
-        client: &EndpointsClient<'_>,
+        client: &EndpointsQuery<'_>,
     ) -> Option<Arc<Endpoints>> {
         let port = self.ports.iter().find(|candidate| candidate.port == client.port)?;
         Some(match service.preference {
@@ -157,7 +157,7 @@ impl ServiceEndpoints {
 
 /// For whom a service's endpoints are asked, and which of them.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct EndpointsClient<'a> {
+pub(super) struct EndpointsQuery<'a> {
     /// Port of the service.
     pub port: u16,
     /// Family of the address that the client used.
@@ -230,7 +230,7 @@ impl PortEndpoints {
         if ready.is_empty() { self.terminating.of(family) } else { ready }
     }
 
-    fn chosen(&self, service: &Service, client: &EndpointsClient<'_>) -> Arc<Endpoints> {
+    fn chosen(&self, service: &Service, client: &EndpointsQuery<'_>) -> Arc<Endpoints> {
         let known = self.choices.read().unwrap_or_else(PoisonError::into_inner);
         let matches = |choice: &&Choice| {
             choice.family == client.family

@@ -86,9 +86,9 @@ pub(super) fn policy_resource(policy: &Authorization) -> Resource {
 /// A store that took everything.
 pub(super) fn store(addresses: Vec<Resource>, policies: &[Authorization]) -> Store {
     let mut store = Store::default();
-    assert_eq!(store.apply(type_url::ADDRESS, addresses, Vec::new()), []);
+    assert_eq!(store.apply_response(type_url::ADDRESS, addresses, Vec::new()), []);
     let policies = policies.iter().map(policy_resource).collect();
-    assert_eq!(store.apply(type_url::AUTHORIZATION, policies, Vec::new()), []);
+    assert_eq!(store.apply_response(type_url::AUTHORIZATION, policies, Vec::new()), []);
     store
 }
 

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
 
-use super::compact_encoding::{CompactService, CompactWorkload, WorkloadPartsInterner};
+use super::compact_workloads_and_services::{CompactService, CompactWorkload, WorkloadPartsInterner};
 use super::endpoints::ServiceEndpoints;
 use super::field_parsing::Invalid;
 use super::intern::Interner;

@@ -16,28 +16,28 @@ pub mod outbound;
 pub mod policy;
 
 mod blocking_waypoint;
-mod compact_encoding;
+mod compact_workloads_and_services;
 mod endpoints;
 mod field_parsing;
 mod intern;
+mod known_served_ports;
 mod locality_preference;
 mod mesh_index;
-mod ports_with_endpoints;
 mod resource_version;
 mod service;
 mod snapshot;
 mod store;
 mod traffic_policy;
 mod vips;
-mod waypoint;
+mod waypoint_reference;
 mod workload;
 mod xds_resource_type;
 
 pub use blocking_waypoint::WaypointHandling;
-pub use endpoints::{Endpoint, EndpointKey, Endpoints};
+pub use endpoints::{Endpoint, EndpointId, Endpoints};
 pub use field_parsing::Invalid;
+pub use known_served_ports::KnownServedPorts;
 pub use locality_preference::{Locality, LocalityPreference};
-pub use ports_with_endpoints::PortsWithEndpoints;
 pub use service::{AppProtocol, IpFamilies, Service, ServicePort, Visibility};
 pub use snapshot::{DestinationDependencies, Snapshot};
 pub use store::{RejectedResource, Store, StoreContents};
@@ -45,7 +45,7 @@ pub(crate) use traffic_policy::MAX_DURATION;
 pub use traffic_policy::{
     ClientTrafficPolicy, ConnectionPool, LoadBalancer, OutlierDetection, PortPolicy, TcpKeepalive,
 };
-pub use waypoint::Waypoint;
+pub use waypoint_reference::Waypoint;
 pub use workload::{Health, NetworkMode, PortMapping, TunnelProtocol, Workload};
 pub use xds_resource_type::XdsResourceType;
 

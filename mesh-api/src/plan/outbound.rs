@@ -13,12 +13,12 @@ use mesh_common::is_mesh_port;
 
 use super::blocking_waypoint::blocking_waypoint;
 pub use super::endpoints::IneligibleReason;
-use super::endpoints::{self, Endpoint, Endpoints, EndpointsClient, IpFamily, ServiceEndpoints};
+use super::endpoints::{self, Endpoint, Endpoints, EndpointsQuery, IpFamily, ServiceEndpoints};
 use super::locality_preference::LocalityPreference;
 use super::service::Service;
 use super::snapshot::Snapshot;
 use super::traffic_policy::{ClientTrafficPolicy, LoadBalancer, PortPolicy};
-use super::waypoint::Waypoint;
+use super::waypoint_reference::Waypoint;
 use super::workload::{TunnelProtocol, Workload};
 
 /// The destination of a connection.
@@ -151,7 +151,7 @@ pub(super) fn to_service_subset(
         Some(subset) => subset.policy_for_port(port),
         None => ClientTrafficPolicy::policy_or_default_for(&service.traffic, source, port),
     };
-    let client = EndpointsClient {
+    let client = EndpointsQuery {
         port,
         family: IpFamily::of(original.ip()),
         locality: &source.locality,

@@ -10,7 +10,7 @@ use super::field_parsing::{self, Invalid};
 use super::http_routes::HttpRouteTable;
 use super::locality_preference::LocalityPreference;
 use super::traffic_policy::{self, ClientTrafficPolicy, LoadBalancer, PortPolicy};
-use super::waypoint::Waypoint;
+use super::waypoint_reference::Waypoint;
 use crate::identity::SpiffeId;
 use crate::wire::workload as wire;
 pub use crate::wire::workload::AppProtocol;
@@ -191,7 +191,9 @@ fn affinity(extensions: &[wire::Extension]) -> Result<Option<Duration>, Invalid>
     };
     let config = extension.config.as_ref().ok_or(Invalid::NoContent)?;
     let affinity: ext::SessionAffinity = field_parsing::unpack_any(config, type_url::SESSION_AFFINITY)?;
-    Ok(Some(traffic_policy::parse_nonzero_duration("timeout", affinity.timeout)?.unwrap_or(AFFINITY_TIMEOUT)))
+    Ok(Some(
+        traffic_policy::parse_duration_zero_as_none("timeout", affinity.timeout)?.unwrap_or(AFFINITY_TIMEOUT),
+    ))
 }
 
 fn visibility(value: i32) -> Result<Visibility, Invalid> {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 
 use super::blocking_waypoint::WaypointHandling;
-use super::compact_encoding::CompactWorkload;
+use super::compact_workloads_and_services::CompactWorkload;
 use super::mesh_index::{MeshIndex, ServiceWithWorkloads};
 use super::policy::{Policy, PolicySet};
 use super::service::Service;
@@ -122,7 +122,7 @@ impl Snapshot {
     }
 
     /// Returns how many workloads a service has, and how many of them are ready.
-    pub fn workload_and_ready_counts(&self, service: &Service) -> (usize, usize) {
+    pub fn service_workload_and_ready_counts(&self, service: &Service) -> (usize, usize) {
         self.index.service(&service.key).map_or((0, 0), |entry| entry.total_and_ready_counts())
     }
 
@@ -130,7 +130,7 @@ impl Snapshot {
     /// twice.
     pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
         let workloads = self.index.workloads.iter().flat_map(|compact| compact.owned_addresses());
-        workloads.chain(self.index.vips.addresses())
+        workloads.chain(self.index.vips.all_single_addresses())
     }
 
     /// Whether an address belongs to a workload or service.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use prost_types::Any;
 
 use super::blocking_waypoint::WaypointHandling;
-use super::compact_encoding::{CompactService, CompactWorkload};
+use super::compact_workloads_and_services::{CompactService, CompactWorkload};
 use super::field_parsing::{self, Invalid};
 use super::mesh_index::MeshIndexEditor;
 use super::policy::{Policy, PolicyEditor};
@@ -111,7 +111,7 @@ impl Store {
     ///
     /// The exception is a policy that can't be parsed, if none was held under its name: without it too much
     /// could be allowed, so it denies wherever it applies until a good one comes.
-    pub fn apply(
+    pub fn apply_response(
         &mut self,
         type_url: &str,
         resources: Vec<Resource>,
@@ -168,7 +168,7 @@ impl Store {
     }
 
     /// Returns the present state as generation 0: any state of another store is newer.
-    pub fn generation_0_snapshot(&mut self) -> Snapshot {
+    pub fn snapshot_as_generation_0(&mut self) -> Snapshot {
         self.snapshot_of(0)
     }
 

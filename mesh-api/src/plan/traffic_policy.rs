@@ -154,7 +154,7 @@ impl ClientTrafficPolicy {
     }
 
     /// Iterates over the policies of all clients and ports.
-    pub(super) fn all_policies(rules: &[Self]) -> impl Iterator<Item = &Arc<PortPolicy>> {
+    pub(super) fn policies_outside_subsets(rules: &[Self]) -> impl Iterator<Item = &Arc<PortPolicy>> {
         rules.iter().flat_map(|rule| rule.ports.values().chain([&rule.default]))
     }
 
@@ -235,20 +235,20 @@ impl TryFrom<&wire::ConnectionPool> for ConnectionPool {
         let keepalive = |from: &wire::TcpKeepalive| {
             Ok::<_, Invalid>(TcpKeepalive {
                 probes: NonZeroU32::new(from.probes),
-                time: parse_nonzero_duration("keepalive.time", from.time)?,
-                interval: parse_nonzero_duration("keepalive.interval", from.interval)?,
+                time: parse_duration_zero_as_none("keepalive.time", from.time)?,
+                interval: parse_duration_zero_as_none("keepalive.interval", from.interval)?,
             })
         };
         Ok(Self {
             max_connections: NonZeroU32::new(from.max_connections),
-            connect_timeout: parse_nonzero_duration("connect_timeout", from.connect_timeout)?
+            connect_timeout: parse_duration_zero_as_none("connect_timeout", from.connect_timeout)?
                 .unwrap_or(CONNECT_TIMEOUT),
             keepalive: from.keepalive.as_ref().map(keepalive).transpose()?,
-            max_connection_duration: parse_nonzero_duration(
+            max_connection_duration: parse_duration_zero_as_none(
                 "max_connection_duration",
                 from.max_connection_duration,
             )?,
-            idle_timeout: parse_nonzero_duration("idle_timeout", from.idle_timeout)?,
+            idle_timeout: parse_duration_zero_as_none("idle_timeout", from.idle_timeout)?,
         })
     }
 }
@@ -259,8 +259,8 @@ impl TryFrom<&wire::OutlierDetection> for OutlierDetection {
     fn try_from(from: &wire::OutlierDetection) -> Result<Self, Invalid> {
         Ok(Self {
             consecutive_errors: NonZeroU32::new(from.consecutive_errors),
-            interval: parse_nonzero_duration("interval", from.interval)?.unwrap_or(OUTLIER_INTERVAL),
-            base_ejection_time: parse_nonzero_duration("base_ejection_time", from.base_ejection_time)?
+            interval: parse_duration_zero_as_none("interval", from.interval)?.unwrap_or(OUTLIER_INTERVAL),
+            base_ejection_time: parse_duration_zero_as_none("base_ejection_time", from.base_ejection_time)?
                 .unwrap_or(BASE_EJECTION_TIME),
             max_ejection_percent: percent("max_ejection_percent", from.max_ejection_percent)?,
             min_health_percent: percent("min_health_percent", from.min_health_percent)?,
@@ -269,7 +269,7 @@ impl TryFrom<&wire::OutlierDetection> for OutlierDetection {
 }
 
 /// Parses a span of time; none if it is absent or zero. Errors: it is negative or too long.
-pub(super) fn parse_nonzero_duration(
+pub(super) fn parse_duration_zero_as_none(
     field: &'static str,
     value: Option<prost_types::Duration>,
 ) -> Result<Option<Duration>, Invalid> {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
-use super::compact_encoding::CompactService;
+use super::compact_workloads_and_services::CompactService;
 use super::service::Service;
 use crate::persistent_table::{PersistentTable, hash_of};
 
@@ -70,7 +70,7 @@ impl Vips {
     }
 
     /// Iterates over every single address. May return one twice.
-    pub(super) fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+    pub(super) fn all_single_addresses(&self) -> impl Iterator<Item = IpAddr> {
         self.exact.iter().flat_map(|service| singles(service))
     }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::field_parsing::{self, Invalid};
 use super::locality_preference::Locality;
-use super::waypoint::Waypoint;
+use super::waypoint_reference::Waypoint;
 use crate::identity::SpiffeId;
 use crate::wire::{ext, type_url, workload as wire};
 

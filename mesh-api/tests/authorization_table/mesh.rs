@@ -77,10 +77,10 @@ impl Mesh {
         let compiled = compile::compile(objects, &MeshConfig::default());
         let mut store = Store::default();
         let addresses = compiled.addresses.iter().map(|(name, of)| resource(type_url::ADDRESS, name, of));
-        assert_eq!(store.apply(type_url::ADDRESS, addresses.collect(), Vec::new()), []);
+        assert_eq!(store.apply_response(type_url::ADDRESS, addresses.collect(), Vec::new()), []);
         let policies =
             compiled.authorizations.iter().map(|(name, of)| resource(type_url::AUTHORIZATION, name, of));
-        assert_eq!(store.apply(type_url::AUTHORIZATION, policies.collect(), Vec::new()), []);
+        assert_eq!(store.apply_response(type_url::AUTHORIZATION, policies.collect(), Vec::new()), []);
         Self { snapshot: store.snapshot(), compiled }
     }
 

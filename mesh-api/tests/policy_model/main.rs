@@ -69,11 +69,11 @@ fn snapshot(policies: &[Authorization], workload: &workload::Workload) -> Snapsh
     let mut store = Store::default();
     let address = workload::Address { r#type: Some(address::Type::Workload(workload.clone())) };
     let workloads = vec![resource(type_url::ADDRESS, &workload.uid, &address)];
-    assert_eq!(store.apply(type_url::ADDRESS, workloads, Vec::new()), []);
+    assert_eq!(store.apply_response(type_url::ADDRESS, workloads, Vec::new()), []);
     let name = |policy: &Authorization| format!("{}/{}", policy.namespace, policy.name);
     let policies = policies.iter().map(|policy| resource(type_url::AUTHORIZATION, &name(policy), policy));
     // Those that can't be understood are complained of, and kept.
-    let _faulty = store.apply(type_url::AUTHORIZATION, policies.collect(), Vec::new());
+    let _faulty = store.apply_response(type_url::AUTHORIZATION, policies.collect(), Vec::new());
     store.snapshot()
 }
 

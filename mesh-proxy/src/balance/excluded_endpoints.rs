@@ -2,9 +2,9 @@
 
 /// Endpoints that are not to be chosen for one connection, by index. Empty at first, which takes no memory.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ExcludedEndpoints(Vec<bool>);
+pub struct EndpointsToSkip(Vec<bool>);
 
-impl ExcludedEndpoints {
+impl EndpointsToSkip {
     /// Leaves out one more endpoint.
     pub fn add(&mut self, index: usize) {
         if self.0.len() <= index {
@@ -24,7 +24,7 @@ impl ExcludedEndpoints {
     }
 }
 
-impl FromIterator<usize> for ExcludedEndpoints {
+impl FromIterator<usize> for EndpointsToSkip {
     fn from_iter<I: IntoIterator<Item = usize>>(indices: I) -> Self {
         let mut excluded = Self::default();
         indices.into_iter().for_each(|index| excluded.add(index));

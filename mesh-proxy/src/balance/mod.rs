@@ -10,7 +10,7 @@ mod picker;
 mod service_connection_limits;
 mod session_affinity;
 
-pub use excluded_endpoints::ExcludedEndpoints;
+pub use excluded_endpoints::EndpointsToSkip;
 pub use outlier_detection::OutlierDetector;
 pub use picker::{ActiveConnection, EndpointPick, EndpointPicks, Picker};
 pub use service_connection_limits::{ServiceConnectionLimits, ServiceSlot};

@@ -7,9 +7,9 @@ use std::fmt::Display;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use mesh_api::plan::{Endpoint, EndpointKey, Endpoints, OutlierDetection, PortPolicy};
+use mesh_api::plan::{Endpoint, EndpointId, Endpoints, OutlierDetection, PortPolicy};
 
-use super::excluded_endpoints::ExcludedEndpoints;
+use super::excluded_endpoints::EndpointsToSkip;
 
 /// Longest ejection, however often the endpoint failed and whatever its policy says.
 const LONGEST_REST: Duration = Duration::from_hours(24 * 365);
@@ -17,7 +17,7 @@ const LONGEST_REST: Duration = Duration::from_hours(24 * 365);
 /// Counts failures of endpoints, and which are ejected for them.
 #[derive(Debug, Default)]
 pub struct OutlierDetector {
-    endpoints: Mutex<HashMap<EndpointKey, State>>,
+    endpoints: Mutex<HashMap<EndpointId, State>>,
 }
 
 #[derive(Debug)]
@@ -37,19 +37,14 @@ impl State {
 impl OutlierDetector {
     /// Returns which of a service's endpoints are ejected now by its policy; none of them where the share of
     /// healthy ones is below the policy's least.
-    pub fn ejected_endpoints(
-        &self,
-        among: &Endpoints,
-        policy: &PortPolicy,
-        now: Instant,
-    ) -> ExcludedEndpoints {
-        let Some(limits) = &policy.outlier else { return ExcludedEndpoints::default() };
+    pub fn ejected_endpoints(&self, among: &Endpoints, policy: &PortPolicy, now: Instant) -> EndpointsToSkip {
+        let Some(limits) = &policy.outlier else { return EndpointsToSkip::default() };
         let states = self.states();
         let ejected = |endpoint: &Endpoint| states.get(&endpoint.key()).is_some_and(|it| it.is_ejected(now));
         let out: Vec<_> = if states.is_empty() { Vec::new() } else { positions(among, ejected) };
         let healthy = among.len() - out.len();
         if percent(healthy, among.len()) < usize::from(limits.min_health_percent) {
-            return ExcludedEndpoints::default();
+            return EndpointsToSkip::default();
         }
         out.into_iter().collect()
     }
@@ -57,9 +52,9 @@ impl OutlierDetector {
     /// Reports the result of a connect to an endpoint, by the proxy or by the kernel; `failure` says why it
     /// failed; none if it did not. Counts only where the service's policy says so. An endpoint that fails too
     /// often in a row is ejected for a while, which is logged.
-    pub fn report_connect_result(
+    pub fn report_result(
         &self,
-        endpoint: &EndpointKey,
+        endpoint: &EndpointId,
         among: &Endpoints,
         policy: &PortPolicy,
         failure: Option<&dyn Display>,
@@ -77,11 +72,11 @@ impl OutlierDetector {
     }
 
     /// Forgets endpoints for which `keep` returns false.
-    pub fn retain(&self, keep: impl Fn(&EndpointKey) -> bool) {
+    pub fn retain(&self, keep: impl Fn(&EndpointId) -> bool) {
         self.states().retain(|key, _| keep(key));
     }
 
-    fn succeeded(&self, endpoint: &EndpointKey) {
+    fn succeeded(&self, endpoint: &EndpointId) {
         if let Some(state) = self.states().get_mut(endpoint) {
             state.failures = 0;
         }
@@ -90,7 +85,7 @@ impl OutlierDetector {
     /// Counts a failure. Returns whether the endpoint is ejected for it.
     fn failed(
         &self,
-        endpoint: &EndpointKey,
+        endpoint: &EndpointId,
         among: &Endpoints,
         limits: &OutlierDetection,
         now: Instant,
@@ -116,7 +111,7 @@ impl OutlierDetector {
         true
     }
 
-    fn states(&self) -> MutexGuard<'_, HashMap<EndpointKey, State>> {
+    fn states(&self) -> MutexGuard<'_, HashMap<EndpointId, State>> {
         // Nothing below panics under the lock.
         self.endpoints.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -185,7 +180,7 @@ mod tests {
         let (outliers, now) = (OutlierDetector::default(), Instant::now());
         let all = weighted_endpoints(&[("a", 1), ("b", 1)]);
         let report = |failure: Option<&dyn Display>| {
-            outliers.report_connect_result(&all[0].key(), &all, &policy(LIMITS), failure, now);
+            outliers.report_result(&all[0].key(), &all, &policy(LIMITS), failure, now);
         };
         report(Some(&"refused"));
         report(Some(&"refused"));

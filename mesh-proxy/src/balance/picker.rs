@@ -5,10 +5,10 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
 
-use mesh_api::plan::{Endpoint, EndpointKey, Endpoints, LoadBalancer};
+use mesh_api::plan::{Endpoint, EndpointId, Endpoints, LoadBalancer};
 use rand::RngExt;
 
-use super::excluded_endpoints::ExcludedEndpoints;
+use super::excluded_endpoints::EndpointsToSkip;
 
 /// Draws before an endpoint is looked for only among those that are not left out.
 const DRAWS: usize = 4;
@@ -19,7 +19,7 @@ pub struct Picker {
     loads: Loads,
 }
 
-type Loads = Rc<RefCell<HashMap<EndpointKey, Load>>>;
+type Loads = Rc<RefCell<HashMap<EndpointId, Load>>>;
 
 #[derive(Debug, Default)]
 struct Load {
@@ -34,7 +34,7 @@ pub struct EndpointPick<'a> {
     /// The endpoint to connect to.
     pub endpoint: &'a Endpoint,
     /// Its key.
-    pub key: EndpointKey,
+    pub key: EndpointId,
     /// Counts a connection to the endpoint: hold it while connecting and connected.
     pub active: ActiveConnection,
 }
@@ -42,7 +42,7 @@ pub struct EndpointPick<'a> {
 /// A connection to an endpoint, counted until it is dropped.
 pub struct ActiveConnection {
     loads: Loads,
-    key: EndpointKey,
+    key: EndpointId,
 }
 
 /// Iterator over endpoints for one connection, the best first, each at most once.
@@ -50,7 +50,7 @@ pub struct EndpointPicks<'a> {
     picker: &'a Picker,
     endpoints: &'a Endpoints,
     algorithm: LoadBalancer,
-    excluded: ExcludedEndpoints,
+    excluded: EndpointsToSkip,
     /// Index that comes before all others.
     first: Option<usize>,
     /// Index that was handed out last; left out from the next call on.
@@ -65,14 +65,14 @@ impl Picker {
         &'a self,
         endpoints: &'a Endpoints,
         algorithm: LoadBalancer,
-        excluded: ExcludedEndpoints,
+        excluded: EndpointsToSkip,
         first: Option<usize>,
     ) -> EndpointPicks<'a> {
         EndpointPicks { picker: self, endpoints, algorithm, excluded, first, last: None }
     }
 
     /// Forgets endpoints without connections for which `keep` returns false.
-    pub fn retain(&self, keep: impl Fn(&EndpointKey) -> bool) {
+    pub fn retain(&self, keep: impl Fn(&EndpointId) -> bool) {
         self.loads.borrow_mut().retain(|key, load| load.active > 0 || keep(key));
     }
 
@@ -80,7 +80,7 @@ impl Picker {
         &self,
         algorithm: LoadBalancer,
         endpoints: &Endpoints,
-        excluded: &ExcludedEndpoints,
+        excluded: &EndpointsToSkip,
     ) -> Option<usize> {
         match algorithm {
             LoadBalancer::Unspecified | LoadBalancer::LeastRequest => self.less_loaded(endpoints, excluded),
@@ -91,7 +91,7 @@ impl Picker {
     }
 
     /// Draws two endpoints and returns the one with fewer connections for its weight.
-    fn less_loaded(&self, endpoints: &Endpoints, excluded: &ExcludedEndpoints) -> Option<usize> {
+    fn less_loaded(&self, endpoints: &Endpoints, excluded: &EndpointsToSkip) -> Option<usize> {
         let first = draw(endpoints, excluded, None)?;
         let Some(second) = draw(endpoints, excluded, Some(first)) else { return Some(first) };
         let loads = self.loads.borrow();
@@ -102,7 +102,7 @@ impl Picker {
         Some(if load(second) < load(first) { second } else { first })
     }
 
-    fn next_in_turn(&self, endpoints: &Endpoints, excluded: &ExcludedEndpoints) -> Option<usize> {
+    fn next_in_turn(&self, endpoints: &Endpoints, excluded: &EndpointsToSkip) -> Option<usize> {
         let mut loads = self.loads.borrow_mut();
         let mut total = 0;
         let mut best: Option<(usize, i64)> = None;
@@ -120,7 +120,7 @@ impl Picker {
     }
 
     /// Counts a connection to an endpoint until the result is dropped.
-    fn hold(&self, key: EndpointKey) -> ActiveConnection {
+    fn hold(&self, key: EndpointId) -> ActiveConnection {
         self.loads.borrow_mut().entry(key.clone()).or_default().active += 1;
         ActiveConnection { loads: Rc::clone(&self.loads), key }
     }
@@ -153,7 +153,7 @@ impl Drop for ActiveConnection {
 /// Iterates over the endpoints that may be chosen, with their index.
 pub(super) fn choosable_endpoints<'a>(
     endpoints: &'a Endpoints,
-    excluded: &ExcludedEndpoints,
+    excluded: &EndpointsToSkip,
     except: Option<usize>,
 ) -> impl Iterator<Item = (usize, &'a Endpoint)> {
     let all = endpoints.iter().enumerate();
@@ -163,7 +163,7 @@ pub(super) fn choosable_endpoints<'a>(
 }
 
 /// Draws an endpoint at random by weight, other than `except` and those left out.
-fn draw(endpoints: &Endpoints, excluded: &ExcludedEndpoints, except: Option<usize>) -> Option<usize> {
+fn draw(endpoints: &Endpoints, excluded: &EndpointsToSkip, except: Option<usize>) -> Option<usize> {
     let total = endpoints.total_weight();
     if total == 0 {
         return None;
@@ -178,7 +178,7 @@ fn draw(endpoints: &Endpoints, excluded: &ExcludedEndpoints, except: Option<usiz
 
 fn draw_of_the_others(
     endpoints: &Endpoints,
-    excluded: &ExcludedEndpoints,
+    excluded: &EndpointsToSkip,
     except: Option<usize>,
 ) -> Option<usize> {
     let others = || choosable_endpoints(endpoints, excluded, except);
@@ -205,7 +205,7 @@ mod tests {
         let endpoints = weighted_endpoints(of);
         let mut hits = vec![0; endpoints.len()];
         for _ in 0..times {
-            hits[picker.choose(algorithm, &endpoints, &ExcludedEndpoints::default()).unwrap()] += 1;
+            hits[picker.choose(algorithm, &endpoints, &EndpointsToSkip::default()).unwrap()] += 1;
         }
         hits
     }
@@ -219,7 +219,7 @@ mod tests {
         assert_eq!(count(&picker, LoadBalancer::RoundRobin, &[("a", 3), ("b", 1)], 40), [30, 10]);
         let endpoints = weighted_endpoints(&[("a", 3), ("b", 1)]);
         let next =
-            || picker.choose(LoadBalancer::RoundRobin, &endpoints, &ExcludedEndpoints::default()).unwrap();
+            || picker.choose(LoadBalancer::RoundRobin, &endpoints, &EndpointsToSkip::default()).unwrap();
         let order: Vec<_> = (0..4).map(|_| next()).collect();
         assert!(order.windows(3).all(|three| three.contains(&0)), "smooth, not in bursts: {order:?}");
     }
@@ -231,7 +231,7 @@ mod tests {
         assert!((5600..6400).contains(&hits[0]), "{hits:?}");
         // Almost all weight is left out, so that most draws are of the others.
         let endpoints = weighted_endpoints(&[("a", 3), ("gone", 96), ("b", 1)]);
-        let excluded: ExcludedEndpoints = [1].into_iter().collect();
+        let excluded: EndpointsToSkip = [1].into_iter().collect();
         let drawn = (0..8000).filter(|_| draw(&endpoints, &excluded, None) == Some(0)).count();
         assert!((5600..6400).contains(&drawn), "{drawn}");
     }
@@ -243,7 +243,7 @@ mod tests {
             assert_eq!(count(&picker, algorithm, &[("a", 0), ("b", 1)], 50), [0, 50], "{algorithm:?}");
             for of in [&[("a", 0)][..], &[]] {
                 assert_eq!(
-                    picker.choose(algorithm, &weighted_endpoints(of), &ExcludedEndpoints::default()),
+                    picker.choose(algorithm, &weighted_endpoints(of), &EndpointsToSkip::default()),
                     None
                 );
             }
@@ -266,7 +266,7 @@ mod tests {
         let (picker, all) =
             (Picker::default(), weighted_endpoints(&[("a", 1), ("b", 1), ("c", 1), ("d", 1)]));
         for algorithm in [LoadBalancer::RoundRobin, LoadBalancer::Random, LoadBalancer::LeastRequest] {
-            let excluded: ExcludedEndpoints = [0].into_iter().collect();
+            let excluded: EndpointsToSkip = [0].into_iter().collect();
             let picks = picker.pick_endpoints(&all, algorithm, excluded, Some(2));
             let mut names: Vec<_> = picks.map(|pick| pick.endpoint.workload.uid.to_string()).collect();
             assert_eq!(names.remove(0), "c");

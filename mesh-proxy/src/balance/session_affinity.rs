@@ -11,9 +11,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use fnv::FnvHasher;
-use mesh_api::plan::{Endpoint, EndpointKey, Endpoints, PortPolicy, Service, Workload};
+use mesh_api::plan::{Endpoint, EndpointId, Endpoints, PortPolicy, Service, Workload};
 
-use super::excluded_endpoints::ExcludedEndpoints;
+use super::excluded_endpoints::EndpointsToSkip;
 use super::picker::choosable_endpoints;
 
 /// Most clients that are remembered, of all pods of the node and all services; some 150 bytes each. Further
@@ -79,7 +79,7 @@ impl SessionAffinity {
         &self,
         client: &AffinityKey,
         endpoints: &Endpoints,
-        excluded: &ExcludedEndpoints,
+        excluded: &EndpointsToSkip,
         now: Instant,
     ) -> Option<usize> {
         let kept = self.table().get(client, now);
@@ -95,7 +95,7 @@ impl SessionAffinity {
     pub fn remember_endpoint(
         &self,
         client: AffinityKey,
-        endpoint: &EndpointKey,
+        endpoint: &EndpointId,
         timeout: Duration,
         now: Instant,
     ) {
@@ -186,13 +186,13 @@ mod tests {
         for number in 0..4000 {
             let client = client(&format!("cluster//Pod/shop/client-{number}"));
             let chosen = SessionAffinity::default()
-                .choose_endpoint_index(&client, &all, &ExcludedEndpoints::default(), now)
+                .choose_endpoint_index(&client, &all, &EndpointsToSkip::default(), now)
                 .unwrap();
             assert_eq!(
                 SessionAffinity::default().choose_endpoint_index(
                     &client,
                     &all,
-                    &ExcludedEndpoints::default(),
+                    &EndpointsToSkip::default(),
                     now
                 ),
                 Some(chosen)

@@ -112,7 +112,7 @@ impl Shared {
         let contents = parse_certificate_file(bytes)?;
         let roots: Vec<_> =
             contents.roots.iter().map(|root| CertificateDer::from(*root).into_owned()).collect();
-        let roots = self.trust.retain_roots_in_file(roots);
+        let roots = self.trust.roots_also_in_file(roots);
         // The authority may have answered already: its answer stays.
         if roots.is_empty() || !self.trust.roots().certificates.is_empty() {
             return None;
@@ -146,8 +146,8 @@ impl Shared {
         if uri != self.own_uri {
             self.lock_inherited().insert(identity.id.clone(), Arc::new(identity));
             self.lock_bequeathed().entry(uri).or_insert(kept);
-        } else if self.own_certificate().is_none() {
-            self.install_own_certificate(&issued);
+        } else if self.agent_certificate().is_none() {
+            self.install_agent_certificate(&issued);
         }
         Ok(())
     }
@@ -167,7 +167,7 @@ impl Shared {
     /// Returns when the certificate in use expires; none if there is none.
     pub fn current_expiry(&self, subject: &Subject) -> Option<SystemTime> {
         match subject {
-            Subject::Agent { .. } => self.own_certificate().map(|own| own.not_after),
+            Subject::Agent { .. } => self.agent_certificate().map(|own| own.not_after),
             Subject::Workload(id) => self.current.load().get(id).map(|identity| identity.not_after),
         }
     }

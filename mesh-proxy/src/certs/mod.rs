@@ -10,6 +10,7 @@ mod clock_jump;
 mod control_plane_connector;
 mod crypto_warmup;
 mod inheritance;
+mod peer_identity_validity;
 mod renewal;
 mod store;
 #[cfg(test)]
@@ -19,7 +20,6 @@ mod tests;
 mod tls_config;
 mod trust_domain_verifier;
 mod trusted_roots;
-mod verified_peer;
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -31,9 +31,9 @@ pub use ca_client::{CaClient, CaError, CaResponseError};
 pub use control_plane_connector::ControlPlaneConnectError;
 pub(crate) use control_plane_connector::ControlPlaneConnector;
 pub use crypto_warmup::warm_up_crypto;
+pub use peer_identity_validity::VerifiedPeer;
+pub(crate) use store::AgentCertificate;
 pub use store::Certificates;
-pub(crate) use store::OwnCertificate;
-pub use verified_peer::VerifiedPeer;
 
 /// An identity of this node with its certificate, ready for handshakes.
 #[derive(Debug)]

@@ -91,7 +91,7 @@ pub(super) async fn watch_roots_and_clock(shared: Arc<Shared>) {
 
 /// Returns at `when` by the wall clock, or earlier if the certificate is to be replaced.
 async fn wait_until(shared: &Shared, subject: &Subject, when: SystemTime) {
-    let mut changes = shared.trust.subscribe_validity_changes();
+    let mut changes = shared.trust.subscribe_root_and_clock_changes();
     while let Ok(left) = when.duration_since(SystemTime::now()) {
         tokio::select! {
             () = outdated(shared, subject) => return,

@@ -48,7 +48,7 @@ pub(super) struct Shared {
     /// URI of the agent's own identity.
     pub own_uri: String,
     wanted: Mutex<HashMap<SpiffeId, IdentityEntry>>,
-    own: watch::Sender<Option<OwnCertificate>>,
+    own: watch::Sender<Option<AgentCertificate>>,
     pub installed: watch::Sender<()>,
     asking: Semaphore,
     /// Notified when the authority is back: whoever failed tries again.
@@ -59,7 +59,7 @@ pub(super) struct Shared {
 
 /// The agent's own certificate, with which it connects to the control plane.
 #[derive(Clone)]
-pub(crate) struct OwnCertificate {
+pub(crate) struct AgentCertificate {
     pub identity: tonic::transport::Identity,
     pub not_after: SystemTime,
 }
@@ -190,7 +190,7 @@ impl Certificates {
     }
 
     /// Follows the agent's own certificate, for clients of the control plane.
-    pub(crate) fn subscribe_agent_certificate(&self) -> watch::Receiver<Option<OwnCertificate>> {
+    pub(crate) fn subscribe_agent_certificate(&self) -> watch::Receiver<Option<AgentCertificate>> {
         self.shared.own.subscribe()
     }
 
@@ -217,7 +217,7 @@ impl Shared {
         self.verify_as_peer(&issued).map_err(CaResponseError::from)?;
         self.trust.install_ca_roots(issued.roots.clone()).map_err(CaResponseError::from)?;
         match subject {
-            Subject::Agent { .. } => self.install_own_certificate(&issued),
+            Subject::Agent { .. } => self.install_agent_certificate(&issued),
             Subject::Workload(id) => self.install(id, &issued).map_err(CaResponseError::from)?,
         }
         Ok(not_after)
@@ -226,7 +226,7 @@ impl Shared {
     /// Returns once peers refuse the certificate of an identity: it no longer leads to a root in force, or is
     /// not valid after the clock was set.
     pub async fn wait_until_peers_refuse(&self, id: &SpiffeId) {
-        let mut changes = self.trust.subscribe_validity_changes();
+        let mut changes = self.trust.subscribe_root_and_clock_changes();
         let is_invalid = || {
             let current = self.current.load();
             current.get(id).is_some_and(|identity| self.trust.roots().verify_chain(&identity.chain).is_err())
@@ -306,14 +306,14 @@ impl Shared {
     }
 
     /// Returns the agent's own certificate, once there is one.
-    pub fn own_certificate(&self) -> Option<OwnCertificate> {
+    pub fn agent_certificate(&self) -> Option<AgentCertificate> {
         self.own.borrow().clone()
     }
 
-    pub fn install_own_certificate(&self, issued: &IssuedCertificate) {
+    pub fn install_agent_certificate(&self, issued: &IssuedCertificate) {
         self.keep(issued);
         let identity = tonic::transport::Identity::from_pem(&issued.chain_pem, issued.key.serialize_pem());
-        self.own.send_replace(Some(OwnCertificate { identity, not_after: issued.not_after }));
+        self.own.send_replace(Some(AgentCertificate { identity, not_after: issued.not_after }));
     }
 
     /// Replaces the certificates in use by a changed copy. Callers hold the lock of `wanted`, so no change

@@ -71,7 +71,7 @@ impl TrustedRoots {
     }
 
     /// Notifies when a certificate may have become valid or invalid: the roots changed, or the clock was set.
-    pub fn subscribe_validity_changes(&self) -> watch::Receiver<()> {
+    pub fn subscribe_root_and_clock_changes(&self) -> watch::Receiver<()> {
         self.changes.subscribe()
     }
 
@@ -105,7 +105,7 @@ impl TrustedRoots {
 
     /// Returns those of `roots` that the file has too. Only the node's operator and the control plane write
     /// it.
-    pub fn retain_roots_in_file(&self, mut roots: CertificateList) -> CertificateList {
+    pub fn roots_also_in_file(&self, mut roots: CertificateList) -> CertificateList {
         self.reload_file_if_changed();
         let known = self.known();
         roots.retain(|root| known.roots.contains(root));

@@ -4,14 +4,14 @@
 mod batched_tls;
 mod client;
 pub mod headers;
-mod server;
+mod incoming_streams;
 mod stream;
 
 #[cfg(test)]
 mod tests;
 
 pub use client::{Connection, OpenError};
-pub use server::{IncomingStream, ServerConnection};
+pub use incoming_streams::{IncomingStream, ServerConnection};
 pub use stream::{Stream, h2_to_io_error};
 
 /// Flow-control window of a stream, bytes: what a stopped reader can make its node hold.

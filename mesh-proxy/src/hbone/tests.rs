@@ -28,7 +28,9 @@ enum Answer {
 /// An HBONE server in front of `application`, and a connection to it.
 async fn pair(application: std::net::SocketAddr, answer: Answer) -> Connection {
     let tcp = TcpStream::connect(serve(application, answer).await).await.unwrap();
-    Connection::start(tls::client_handshake(tcp, test_tls_configs().0).await.unwrap(), || {}).await.unwrap()
+    Connection::start(tls::client_handshake_unverified_name(tcp, test_tls_configs().0).await.unwrap(), || {})
+        .await
+        .unwrap()
 }
 
 /// An HBONE server that takes one connection; where it listens.
@@ -123,7 +125,8 @@ fn refusals_are_told_apart() {
 /// A peer that opens `count` streams before it has read anything of the server's, as ztunnel does.
 async fn hasty_peer(count: usize) -> (SendRequest<Bytes>, Vec<(ResponseFuture, SendStream<Bytes>)>) {
     let tcp = TcpStream::connect(serve("127.0.0.1:1".parse().unwrap(), Answer::Echo).await).await.unwrap();
-    let tls = BatchedTls::new(tls::client_handshake(tcp, test_tls_configs().0).await.unwrap());
+    let tls =
+        BatchedTls::new(tls::client_handshake_unverified_name(tcp, test_tls_configs().0).await.unwrap());
     let handshake = h2::client::Builder::new().initial_max_send_streams(count).handshake(tls.clone());
     let (mut requests, mut connection) = handshake.await.unwrap();
     let streams = (0..count).map(|_| requests.send_request(request(), false).unwrap()).collect();
@@ -166,6 +169,6 @@ fn a_connection_whose_time_is_over_ends_in_order() {
 }
 
 #[test]
-fn a_server_that_goes_on_beyond_the_time_is_reset() {
-    fixture::a_server_that_goes_on_beyond_the_time_is_reset::<Hbone>();
+fn a_server_that_sends_beyond_the_max_duration_is_reset() {
+    fixture::a_server_that_sends_beyond_the_max_duration_is_reset::<Hbone>();
 }

@@ -31,21 +31,21 @@ pub(super) enum BodySink<'a> {
 
 /// Takes a body out of its framing.
 #[derive(Debug)]
-pub(super) enum BodyReader {
+pub(super) enum BodyUnframer {
     Http1(BodyDecoder),
     Http2 { is_done: bool },
 }
 
 /// Puts a body into its framing.
 #[derive(Debug)]
-pub(super) enum BodyWriter {
+pub(super) enum BodyFramer {
     Http1(BodyEncoder),
-    Http2(StreamEnd),
+    Http2(EndStreamState),
 }
 
 /// How far the end of a stream of HTTP/2 is.
 #[derive(Debug)]
-pub(super) enum StreamEnd {
+pub(super) enum EndStreamState {
     /// More content may come.
     Open,
     /// No content comes behind what is to be written; trailers may.
@@ -54,7 +54,7 @@ pub(super) enum StreamEnd {
     Written,
 }
 
-impl BodyReader {
+impl BodyUnframer {
     /// Whether all of the body was read, or there is none.
     pub fn is_done(&self) -> bool {
         match self {
@@ -67,18 +67,18 @@ impl BodyReader {
 /// Moves a body, at most one piece at a time: whoever does not take bytes holds up whoever sends them.
 #[derive(Debug)]
 pub(super) struct BodyPump {
-    reader: BodyReader,
-    writer: BodyWriter,
+    reader: BodyUnframer,
+    writer: BodyFramer,
     /// What is to be written next: HTTP/1 with its framing, HTTP/2 without.
     out: BytesMut,
     /// Bytes of the content that were read.
     moved: u64,
-    trailers: Trailers,
+    trailers: TrailersSummary,
 }
 
 /// What came behind a body.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Trailers {
+pub(super) struct TrailersSummary {
     /// Whether there were any; they are not kept.
     pub are_there: bool,
     /// What gRPC says of the outcome there.
@@ -104,8 +104,8 @@ pub(super) enum PumpError {
 
 impl BodyPump {
     /// Creates a pump that writes `out` first: of HTTP/1, the head.
-    pub fn new(reader: BodyReader, writer: BodyWriter, out: BytesMut) -> Self {
-        let mut pump = Self { reader, writer, out, moved: 0, trailers: Trailers::default() };
+    pub fn new(reader: BodyUnframer, writer: BodyFramer, out: BytesMut) -> Self {
+        let mut pump = Self { reader, writer, out, moved: 0, trailers: TrailersSummary::default() };
         if pump.has_read_all() {
             pump.write_end(Fields::default());
         }
@@ -113,7 +113,7 @@ impl BodyPump {
     }
 
     /// Returns the bytes of content that were read.
-    pub fn moved(&self) -> u64 {
+    pub fn content_bytes_read(&self) -> u64 {
         self.moved
     }
 
@@ -128,7 +128,7 @@ impl BodyPump {
     }
 
     /// Returns what came behind the body so far.
-    pub fn trailers(&self) -> Trailers {
+    pub fn trailers(&self) -> TrailersSummary {
         self.trailers
     }
 
@@ -137,8 +137,8 @@ impl BodyPump {
     pub fn restart(&mut self, head: &[u8], content: &[u8]) {
         self.out.clear();
         self.out.extend_from_slice(head);
-        if let BodyWriter::Http2(end) = &mut self.writer {
-            *end = StreamEnd::Open;
+        if let BodyFramer::Http2(end) = &mut self.writer {
+            *end = EndStreamState::Open;
         }
         if !content.is_empty() {
             self.write_data(content);
@@ -150,10 +150,11 @@ impl BodyPump {
 
     /// Notes that the head of a stream has said that nothing follows it, if nothing does. Returns whether.
     pub fn take_end_with_head(&mut self) -> bool {
-        let BodyWriter::Http2(end) = &mut self.writer else { return false };
-        let ends = self.out.is_empty() && matches!(end, StreamEnd::Pending(trailers) if trailers.is_empty());
+        let BodyFramer::Http2(end) = &mut self.writer else { return false };
+        let ends =
+            self.out.is_empty() && matches!(end, EndStreamState::Pending(trailers) if trailers.is_empty());
         if ends {
-            *end = StreamEnd::Written;
+            *end = EndStreamState::Written;
         }
         ends
     }
@@ -201,7 +202,7 @@ impl BodyPump {
                 }
                 let read = ready!(poll_fill(context, &mut **from, input)).map_err(PumpError::Read)?;
                 if read == 0
-                    && let BodyReader::Http1(decoder) = &mut self.reader
+                    && let BodyUnframer::Http1(decoder) = &mut self.reader
                     && !decoder.end_of_input()
                 {
                     return Poll::Ready(Err(PumpError::Cut));
@@ -227,7 +228,7 @@ impl BodyPump {
         keep: &mut impl FnMut(&[u8]),
     ) -> Result<bool, Malformed> {
         while self.out.len() < READ_SIZE {
-            let BodyReader::Http1(decoder) = &mut self.reader else { return Ok(false) };
+            let BodyUnframer::Http1(decoder) = &mut self.reader else { return Ok(false) };
             if decoder.is_done() {
                 break;
             }
@@ -257,7 +258,7 @@ impl BodyPump {
             }
             None => {
                 let trailers = ready!(stream.poll_trailers(context)).map_err(broken)?;
-                self.reader = BodyReader::Http2 { is_done: true };
+                self.reader = BodyUnframer::Http2 { is_done: true };
                 self.end(trailers.as_ref().map(fields_of).unwrap_or_default());
             }
         }
@@ -272,23 +273,23 @@ impl BodyPump {
 
     fn end(&mut self, trailers: Fields) {
         let grpc_status = trailers.joined_value("grpc-status").and_then(|status| status.parse().ok());
-        self.trailers = Trailers { are_there: !trailers.is_empty(), grpc_status };
+        self.trailers = TrailersSummary { are_there: !trailers.is_empty(), grpc_status };
         self.write_end(trailers);
     }
 
     fn write_data(&mut self, data: &[u8]) {
         match &self.writer {
-            BodyWriter::Http1(encoder) => encoder.encode_data(data, &mut self.out),
-            BodyWriter::Http2(_) => self.out.extend_from_slice(data),
+            BodyFramer::Http1(encoder) => encoder.encode_data(data, &mut self.out),
+            BodyFramer::Http2(_) => self.out.extend_from_slice(data),
         }
     }
 
     fn write_end(&mut self, trailers: Fields) {
         match &mut self.writer {
-            BodyWriter::Http1(encoder) => encoder.encode_end(&trailers, &mut self.out),
+            BodyFramer::Http1(encoder) => encoder.encode_end(&trailers, &mut self.out),
             // The head has said so.
-            BodyWriter::Http2(StreamEnd::Written) => {}
-            BodyWriter::Http2(end) => *end = StreamEnd::Pending(trailers),
+            BodyFramer::Http2(EndStreamState::Written) => {}
+            BodyFramer::Http2(end) => *end = EndStreamState::Pending(trailers),
         }
     }
 
@@ -313,7 +314,7 @@ impl BodyPump {
         context: &mut Context<'_>,
         stream: &mut SendStream<Bytes>,
     ) -> Poll<io::Result<()>> {
-        let BodyWriter::Http2(end) = &mut self.writer else { return Poll::Ready(Ok(())) };
+        let BodyFramer::Http2(end) = &mut self.writer else { return Poll::Ready(Ok(())) };
         while !self.out.is_empty() {
             stream.reserve_capacity(self.out.len());
             let most = match stream.capacity() {
@@ -324,20 +325,20 @@ impl BodyPump {
                 there => there,
             };
             let piece = self.out.split_to(most.min(self.out.len())).freeze();
-            let is_last =
-                self.out.is_empty() && matches!(end, StreamEnd::Pending(trailers) if trailers.is_empty());
+            let is_last = self.out.is_empty()
+                && matches!(end, EndStreamState::Pending(trailers) if trailers.is_empty());
             stream.send_data(piece, is_last).map_err(io::Error::other)?;
             if is_last {
-                *end = StreamEnd::Written;
+                *end = EndStreamState::Written;
             }
         }
-        if let StreamEnd::Pending(trailers) = end {
+        if let EndStreamState::Pending(trailers) = end {
             if trailers.is_empty() {
                 stream.send_data(Bytes::new(), true).map_err(io::Error::other)?;
             } else {
                 stream.send_trailers(header_map_of(trailers)).map_err(io::Error::other)?;
             }
-            *end = StreamEnd::Written;
+            *end = EndStreamState::Written;
         }
         Poll::Ready(Ok(()))
     }

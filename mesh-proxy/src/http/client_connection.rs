@@ -31,20 +31,20 @@ pub(super) struct ClientConnection {
     pub input: BytesMut,
     /// Where memory for large heads is taken from: what the pod's streams may hold.
     budget: Rc<PodReceiveBudget>,
-    large_head: Option<LargeHead>,
+    large_head: Option<LargeHeadReservation>,
 }
 
 /// Memory for a head beyond the first 16 KiB, and for what is made of it, until it is dropped.
-pub(super) struct LargeHead(Rc<PodReceiveBudget>);
+pub(super) struct LargeHeadReservation(Rc<PodReceiveBudget>);
 
-impl LargeHead {
+impl LargeHeadReservation {
     /// Takes it; none if the pod's streams hold all that they may.
     pub fn try_take(budget: &Rc<PodReceiveBudget>) -> Option<Self> {
         budget.try_take(LARGE_HEAD).then(|| Self(Rc::clone(budget)))
     }
 }
 
-impl Drop for LargeHead {
+impl Drop for LargeHeadReservation {
     fn drop(&mut self) {
         self.0.give_back(LARGE_HEAD);
     }
@@ -67,7 +67,7 @@ impl ClientConnection {
     }
 
     /// Gives memory back that the last request took.
-    pub fn release_memory(&mut self) {
+    pub fn release_large_head(&mut self) {
         self.large_head = None;
     }
 
@@ -101,7 +101,7 @@ impl ClientConnection {
                     return Ok(self.input.split_to(length));
                 }
                 if self.input.len() >= READ_SIZE && self.large_head.is_none() {
-                    self.large_head = LargeHead::try_take(&self.budget);
+                    self.large_head = LargeHeadReservation::try_take(&self.budget);
                     if self.large_head.is_none() {
                         return Err(NoHead::Malformed(Malformed::TooLarge));
                     }

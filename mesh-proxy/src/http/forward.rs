@@ -6,24 +6,25 @@ use std::time::Duration;
 use http::StatusCode;
 use mesh_api::plan::http_routes::{HttpDestination, HttpForward, HttpMatch};
 
-use super::attempt::{AttemptError, Timers};
-use super::client::Client;
+use super::answer_request::{Asked, Next, respond};
 use super::cors::CorsPermission;
-use super::exchange::{Asked, HttpConnection, Next, respond};
+use super::downstream_client::Client;
 use super::grpc;
 use super::h1::ResponseHead;
+use super::http_connection::HttpConnection;
+use super::kept_body::KeptBody;
 use super::local_response::LocalResponse;
 use super::mirror::{Mirrored, chosen_mirrors};
 use super::outgoing_head::{RequestLine, edit_head, write_head};
 use super::outgoing_request::OutgoingRequest;
-use super::request_body::KeptBody;
-use super::response::{Answered, relay_to_client};
+use super::relay_response::{Answered, relay_to_client};
 use super::retry_loop::RetryLoop;
-use super::target::Target;
+use super::send_request::{AttemptError, Timers};
+use super::upstream_target::TargetService;
 use crate::telemetry::{RequestFlag, RequestRecord};
 
 /// How a request goes to its destination.
-pub(super) struct Forwarding<'a> {
+pub(super) struct MatchedForward<'a> {
     pub forward: &'a HttpForward,
     /// The condition that the request fits; none: the route is for all.
     pub matched: Option<&'a HttpMatch>,
@@ -38,18 +39,20 @@ pub(super) async fn forward_request(
     connection: &HttpConnection,
     mut client: Client,
     asked: Asked<'_>,
-    forwarding: &Forwarding<'_>,
+    forwarding: &MatchedForward<'_>,
     mut record: RequestRecord,
 ) -> Next {
     let original = connection.original.address();
     let version = asked.head.version;
-    let target = Target::find(forwarding.destination, (asked.snapshot, asked.workload), original, version);
+    let target =
+        TargetService::find(forwarding.destination, (asked.snapshot, asked.workload), original, version);
     let target = match target {
         Ok(target) => target,
         Err((flag, reason)) => {
             let status = StatusCode::SERVICE_UNAVAILABLE;
-            record.end(status, Some(flag), &reason);
-            return respond(LocalResponse::with_text(status, "no healthy upstream"), client, &asked).await;
+            let response = LocalResponse::with_text(status, "no healthy upstream");
+            response.end_record(asked.head, record, Some(flag), &reason);
+            return respond(response, client, &asked).await;
         }
     };
     record.details.labels.service = Some(Arc::clone(&target.service));
@@ -58,8 +61,9 @@ pub(super) async fn forward_request(
     let Some((line, outgoing_head)) = line.zip(written) else {
         let status = StatusCode::BAD_REQUEST;
         let reason = "the rewritten path or the changed head can't be sent";
-        record.end(status, Some(RequestFlag::ClientProtocolError), reason);
-        return respond(LocalResponse::with_text(status, reason), client, &asked).await;
+        let response = LocalResponse::with_text(status, reason);
+        response.end_record(asked.head, record, Some(RequestFlag::ClientProtocolError), reason);
+        return respond(response, client, &asked).await;
     };
     let HttpForward { retries, timeout, .. } = forwarding.forward;
     let budget = connection.worker.receive_budget(&connection.pod);
@@ -92,8 +96,7 @@ pub(super) async fn forward_request(
             record.set_body_bytes(outgoing.body_bytes(), 0);
             let (status, flag) = status_and_flag(&failed);
             let response = LocalResponse::of_failure(status, flag);
-            record.set_grpc_status(response.grpc_status(asked.head));
-            record.end(status, Some(flag), &failed.to_string());
+            response.end_record(asked.head, record, Some(flag), &failed.to_string());
             if matches!(failed, AttemptError::ClientGone(_)) {
                 return Next::Reset(client);
             }

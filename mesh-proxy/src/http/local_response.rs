@@ -5,14 +5,14 @@ use http::StatusCode;
 use tokio::io::AsyncWriteExt;
 
 use super::READ_SIZE;
-use super::client::Client;
 use super::client_connection::ClientConnection;
+use super::downstream_client::Client;
 use super::grpc;
 use super::h1::{
     BodyFraming, ConnectionWord, Fields, RequestHead, ResponseLine, Version, write_response_head,
 };
 use super::h2::{ClientStream, http2_response};
-use crate::telemetry::RequestFlag;
+use crate::telemetry::{RequestFlag, RequestRecord};
 
 /// A response of the proxy's own.
 #[derive(Debug, Default)]
@@ -24,13 +24,13 @@ pub(super) struct LocalResponse<'a> {
 
 impl<'a> LocalResponse<'a> {
     /// Sends it to what was no request.
-    pub async fn send_and_close(self, client: &mut ClientConnection) {
+    pub async fn send_announcing_close(self, client: &mut ClientConnection) {
         self.send_http1(client, &RequestHead::default(), false).await;
     }
 
     /// Creates the response that tells of a failure.
     pub fn of_failure(status: StatusCode, flag: RequestFlag) -> Self {
-        Self::with_text(status, flag.text())
+        Self::with_text(status, flag.body_text())
     }
 
     /// Creates a response with a text.
@@ -43,8 +43,22 @@ impl<'a> LocalResponse<'a> {
     }
 
     /// Returns the outcome that gRPC gets instead; none: the request is not of gRPC.
-    pub fn grpc_status(&self, request: &RequestHead) -> Option<u32> {
+    fn grpc_status(&self, request: &RequestHead) -> Option<u32> {
         request.is_grpc().then(|| grpc::status_for(self.status))
+    }
+
+    /// Records that a request ends with it: with the status that the client sees, which is 200 for a call of
+    /// gRPC, whose outcome is told beside it.
+    pub fn end_record(
+        &self,
+        request: &RequestHead,
+        mut record: RequestRecord,
+        flag: Option<RequestFlag>,
+        reason: &str,
+    ) {
+        let outcome = self.grpc_status(request);
+        record.set_grpc_status(outcome);
+        record.end(if outcome.is_some() { StatusCode::OK } else { self.status }, flag, reason);
     }
 
     /// Sends it. `stays` is whether a client of HTTP/1 is told that its connection takes another request.
@@ -59,7 +73,7 @@ impl<'a> LocalResponse<'a> {
 
     async fn send_http2(mut self, stream: &mut ClientStream, request: &RequestHead) -> std::io::Result<()> {
         if let Some(outcome) = self.grpc_status(request) {
-            // All of it is in the head (gRPC over HTTP/2, Trailers-Only).
+            // All of it is in the head (gRPC over HTTP/2, TrailersSummary-Only).
             let message = String::from_utf8_lossy(self.body).into_owned();
             self.fields.remove("content-type");
             self.fields.push("content-type", b"application/grpc");

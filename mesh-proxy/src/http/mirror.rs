@@ -11,17 +11,18 @@ use mesh_api::plan::http_routes::{HttpDestination, HttpForward, Retries};
 use mesh_api::plan::{Snapshot, Workload};
 use tokio::task::spawn_local;
 
-use super::attempt::{ResponseEnd, Timers, relay_response};
-use super::body_pump::{BodyPump, BodyWriter};
-use super::client::{Client, Copied};
-use super::exchange::{Asked, HttpConnection, is_drawn};
+use super::answer_request::{Asked, is_drawn};
+use super::body_pump::{BodyFramer, BodyPump};
+use super::downstream_client::{Client, MirroredContent};
 use super::h1::{BodyEncoder, BodyFraming, RequestHead, ResponseHead};
+use super::http_connection::HttpConnection;
+use super::kept_body::KeptBody;
 use super::outgoing_head::{RequestLine, write_head};
 use super::outgoing_request::OutgoingRequest;
-use super::request_body::KeptBody;
-use super::response::keep_or_close;
+use super::relay_response::keep_or_close_upstream;
 use super::retry_loop::RetryLoop;
-use super::target::Target;
+use super::send_request::{ResponseEnd, Timers, relay_response};
+use super::upstream_target::TargetService;
 use crate::balance::EndpointPick;
 
 /// Most copies under way on a worker. Further ones are dropped, and counted.
@@ -87,7 +88,8 @@ impl Mirrored {
     pub fn send_to(self, mirror: &HttpDestination, snapshot: &Snapshot) {
         let worker = Rc::clone(&self.connection.worker);
         let original = self.connection.original.address();
-        let target = Target::find(Some(mirror), (snapshot, &self.workload), original, self.head.version);
+        let target =
+            TargetService::find(Some(mirror), (snapshot, &self.workload), original, self.head.version);
         let (Some(copy), Ok(target)) = (worker.copies.try_begin(), target) else {
             return worker.metrics.count_copy(false);
         };
@@ -99,13 +101,13 @@ impl Mirrored {
     }
 
     /// Sends it to one endpoint, and throws the response away. None: that failed.
-    async fn send(&self, target: &Target) -> Option<()> {
+    async fn send(&self, target: &TargetService) -> Option<()> {
         let worker = &self.connection.worker;
         let ejected =
             worker.shared.outliers.ejected_endpoints(&target.endpoints, &target.policy, Instant::now());
         let mut picks = worker.picker.pick_endpoints(&target.endpoints, target.policy.lb, ejected, None);
         let EndpointPick { endpoint, active, .. } = picks.next()?;
-        let mut client = Client::Nobody(Copied::new(&self.content));
+        let mut client = Client::Nobody(MirroredContent::new(&self.content));
         let reader = client.body_reader(self.head.body);
         let kept = KeptBody::new(worker.receive_budget(&self.connection.pod), false);
         let head = write_head(&self.head, &self.line, target.protocol)?;
@@ -121,13 +123,13 @@ impl Mirrored {
         };
         let mut upstream = attempt.attempt(endpoint, &mut client).await.ok()?;
         let RetryLoop { mut outgoing, response, mut timers, .. } = attempt;
-        let writer = BodyWriter::Http1(BodyEncoder::new(BodyFraming::UntilClose, false));
+        let writer = BodyFramer::Http1(BodyEncoder::new(BodyFraming::UntilClose, false));
         let mut pump = BodyPump::new(upstream.body_reader(response.body), writer, BytesMut::new());
         let end = relay_response(&mut upstream, &mut client, &mut outgoing, &mut pump, &mut timers).await;
         drop(active);
         let is_whole = matches!(end, ResponseEnd::Complete);
         let key = target.upstream_key(&self.connection, endpoint);
-        keep_or_close(worker, key, upstream, is_whole && outgoing.is_sent() && response.keeps_alive);
+        keep_or_close_upstream(worker, key, upstream, is_whole && outgoing.is_sent() && response.keeps_alive);
         is_whole.then_some(())
     }
 }

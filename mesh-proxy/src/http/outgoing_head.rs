@@ -4,12 +4,12 @@ use bytes::BytesMut;
 use mesh_api::plan::http_routes::{HttpForward, HttpMatch};
 use rand::RngExt;
 
-use super::forward::Forwarding;
+use super::forward::MatchedForward;
 use super::h1::{MAX_HEAD, RequestHead, normalize_path, write_request_head};
 use super::h2::http2_request;
 use super::header_edits::apply_route_edits;
 use super::outgoing_request::OutgoingHead;
-use super::target::UpstreamProtocol;
+use super::upstream_target::UpstreamProtocol;
 
 /// What a request asks for, as endpoints get it.
 #[derive(Clone)]
@@ -20,8 +20,8 @@ pub(super) struct RequestLine {
 
 /// Makes the changes of the route and of its destination, and adds what every request has. Returns what
 /// endpoints are asked for. None: the path would no longer be in its normal form.
-pub(super) fn edit_head(head: &mut RequestHead, forwarding: &Forwarding<'_>) -> Option<RequestLine> {
-    let Forwarding { forward, matched, destination, .. } = forwarding;
+pub(super) fn edit_head(head: &mut RequestHead, forwarding: &MatchedForward<'_>) -> Option<RequestLine> {
+    let MatchedForward { forward, matched, destination, .. } = forwarding;
     let of_route = &forward.request_edits;
     let of_destination = destination.map(|destination| &destination.request_edits);
     apply_route_edits(forward.destinations.len() == 1, of_route, of_destination, &mut head.fields);
@@ -65,7 +65,7 @@ fn target_of(head: &RequestHead, forward: &HttpForward, matched: Option<&HttpMat
     }
     let path = match &forward.rewrite.path {
         Some(rewrite) if head.path != "*" => {
-            let rewritten = rewrite.apply(&head.path, matched)?;
+            let rewritten = rewrite.rewritten_path(&head.path, matched)?;
             let mut normal = String::new();
             normalize_path(&rewritten, &mut normal).ok()?;
             (normal == rewritten).then_some(rewritten)?

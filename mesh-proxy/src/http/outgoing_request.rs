@@ -6,11 +6,11 @@ use std::task::{Context, Poll};
 use bytes::{Buf, BytesMut};
 use http::Request;
 
-use super::attempt::{AttemptError, Timers};
-use super::body_pump::{BodyPump, BodyReader, BodySink, BodyWriter, PumpError, StreamEnd};
-use super::client::Client;
+use super::body_pump::{BodyFramer, BodyPump, BodySink, BodyUnframer, EndStreamState, PumpError};
+use super::downstream_client::Client;
 use super::h1::{BodyEncoder, BodyFraming};
-use super::request_body::KeptBody;
+use super::kept_body::KeptBody;
+use super::send_request::{AttemptError, Timers};
 
 /// The head of a request as endpoints get it.
 pub(super) enum OutgoingHead {
@@ -34,10 +34,10 @@ pub(super) struct OutgoingRequest {
 
 impl OutgoingRequest {
     /// Creates a request with that head, whose body comes from the client by `reader`.
-    pub fn new(head: OutgoingHead, body: BodyFraming, reader: BodyReader, kept: KeptBody) -> Self {
+    pub fn new(head: OutgoingHead, body: BodyFraming, reader: BodyUnframer, kept: KeptBody) -> Self {
         let writer = match &head {
-            OutgoingHead::Http1(_) => BodyWriter::Http1(BodyEncoder::new(body, true)),
-            OutgoingHead::Http2(_) => BodyWriter::Http2(StreamEnd::Open),
+            OutgoingHead::Http1(_) => BodyFramer::Http1(BodyEncoder::new(body, true)),
+            OutgoingHead::Http2(_) => BodyFramer::Http2(EndStreamState::Open),
         };
         let pump = BodyPump::new(reader, writer, BytesMut::new());
         Self { pump, kept, head, is_sent: false, has_answer: false, write_error: None }
@@ -45,14 +45,14 @@ impl OutgoingRequest {
 
     /// Whether all of it that was read can be sent again.
     pub fn is_repeatable(&self) -> bool {
-        self.kept.is_whole(self.pump.moved()) && !self.pump.trailers().are_there
+        self.kept.holds_all_read(self.pump.content_bytes_read()) && !self.pump.trailers().are_there
     }
 
     /// Returns the whole body; none: it was not read to its end, or not kept.
     pub fn whole_content(&self) -> Option<&[u8]> {
         let content = match self.kept.content() {
             Some(content) => content,
-            None if self.pump.moved() == 0 => &[],
+            None if self.pump.content_bytes_read() == 0 => &[],
             None => return None,
         };
         (self.pump.has_read_all() && !self.pump.trailers().are_there).then_some(content)
@@ -80,7 +80,7 @@ impl OutgoingRequest {
 
     /// Returns the bytes of the body that were read.
     pub fn body_bytes(&self) -> u64 {
-        self.pump.moved()
+        self.pump.content_bytes_read()
     }
 
     /// Begins an attempt, with what was read of the body before.
@@ -91,7 +91,7 @@ impl OutgoingRequest {
             OutgoingHead::Http2(_) => &[],
         };
         self.pump.restart(head, self.kept.content().unwrap_or_default());
-        timers.restart_attempt();
+        timers.reset_attempt();
         if self.pump.has_read_all() {
             timers.start();
         }
@@ -110,7 +110,7 @@ impl OutgoingRequest {
 
     /// Returns the head for a stream of HTTP/2, and whether nothing follows it, which is then taken for sent.
     /// None: the request is one of HTTP/1.
-    pub fn stream_head(&mut self) -> Option<(Request<()>, bool)> {
+    pub fn take_stream_head(&mut self) -> Option<(Request<()>, bool)> {
         let OutgoingHead::Http2(head) = &self.head else { return None };
         Some(((**head).clone(), self.pump.take_end_with_head()))
     }
@@ -123,12 +123,12 @@ impl OutgoingRequest {
         mut to: BodySink<'_>,
         timers: &mut Timers,
     ) -> Poll<AttemptError> {
-        if let Poll::Ready(gone) = client.poll_gone(context) {
+        if let Poll::Ready(gone) = client.poll_stream_gone(context) {
             return Poll::Ready(AttemptError::ClientGone(gone.to_string()));
         }
         if !self.is_sent && self.write_error.is_none() {
             let kept = &mut self.kept;
-            match self.pump.poll(context, &mut client.source(), &mut to, |piece| kept.push(piece)) {
+            match self.pump.poll(context, &mut client.body_source(), &mut to, |piece| kept.push(piece)) {
                 Poll::Pending => {}
                 Poll::Ready(Ok(())) => self.is_sent = true,
                 Poll::Ready(Err(PumpError::Write(error))) => self.write_error = Some(error),
@@ -147,7 +147,7 @@ impl OutgoingRequest {
     }
 
     /// Returns that the endpoint ended the connection without a response.
-    pub fn reset_error(&self, reason: &str) -> AttemptError {
+    pub fn error_of_reset(&self, reason: &str) -> AttemptError {
         AttemptError::Reset(self.write_error.as_ref().map_or_else(|| reason.to_owned(), ToString::to_string))
     }
 }

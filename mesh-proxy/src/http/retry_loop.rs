@@ -5,19 +5,19 @@ use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use mesh_api::plan::http_routes::Retries;
-use mesh_api::plan::{Endpoint, EndpointKey, Workload};
+use mesh_api::plan::{Endpoint, EndpointId, Workload};
 use rand::RngExt;
 
-use super::attempt::{AttemptError, Timers, send_and_read_head, within_time};
-use super::client::Client;
-use super::exchange::HttpConnection;
+use super::downstream_client::Client;
 use super::grpc;
 use super::h1::{RequestHead, ResponseHead};
 use super::h2::{Http2Connection, was_refused};
+use super::http_connection::HttpConnection;
 use super::outgoing_request::OutgoingRequest;
-use super::target::{Opened, Target, UpstreamProtocol};
+use super::send_request::{AttemptError, Timers, send_and_read_head, within_time};
 use super::upstream_connections::UpstreamKey;
 use super::upstream_exchange::UpstreamExchange;
+use super::upstream_target::{Opened, TargetService, UpstreamProtocol};
 use crate::balance::{ActiveConnection, AffinityKey, EndpointPick};
 use crate::telemetry::RequestRecord;
 
@@ -31,7 +31,7 @@ pub(super) struct RetryLoop<'a> {
     pub workload: &'a Arc<Workload>,
     pub head: &'a RequestHead,
     pub retries: &'a Retries,
-    pub target: &'a Target,
+    pub target: &'a TargetService,
     pub outgoing: OutgoingRequest,
     pub response: ResponseHead,
     pub timers: Timers,
@@ -55,7 +55,7 @@ impl RetryLoop<'_> {
         let worker = &self.connection.worker;
         let (endpoints, policy) = (&self.target.endpoints, &self.target.policy);
         let ejected = || worker.shared.outliers.ejected_endpoints(endpoints, policy, Instant::now());
-        let Target { service, port, .. } = self.target;
+        let TargetService { service, port, .. } = self.target;
         let own = AffinityKey::key_and_timeout_if_enabled(self.workload, service, policy, *port);
         let affinity = &worker.shared.affinity;
         let first = own
@@ -162,9 +162,9 @@ impl RetryLoop<'_> {
             started.map_err(|error| AttemptError::Reset(error.to_string()))
         };
         let slot = || self.target.take_slot(&self.connection.worker);
-        let shared = connections.take_shared(&key, slot, open);
+        let shared = connections.get_or_open_shared(&key, slot, open);
         let (counted, requests) = within_time(shared, &mut self.timers).await??;
-        let Some((head, is_end)) = self.outgoing.stream_head() else {
+        let Some((head, is_end)) = self.outgoing.take_stream_head() else {
             return Err(AttemptError::Reset("the request was written for HTTP/1".to_owned()));
         };
         match within_time(counted.send_request(requests, head, is_end), &mut self.timers).await? {
@@ -218,7 +218,7 @@ impl RetryLoop<'_> {
     }
 
     /// Reports an attempt to outlier detection: no response and 5xx are failures of the endpoint.
-    fn report(&self, key: &EndpointKey, attempted: &Result<UpstreamExchange, AttemptError>) {
+    fn report(&self, key: &EndpointId, attempted: &Result<UpstreamExchange, AttemptError>) {
         let failure = match attempted {
             Ok(_) if self.response.status.is_server_error() => {
                 Some(format!("status {}", self.response.status))
@@ -235,10 +235,10 @@ impl RetryLoop<'_> {
             ) => Some(error.to_string()),
             Err(_) => return,
         };
-        let Target { policy, endpoints, .. } = self.target;
+        let TargetService { policy, endpoints, .. } = self.target;
         let failure = failure.as_ref().map(|reason| reason as &dyn std::fmt::Display);
         let outliers = &self.connection.worker.shared.outliers;
-        outliers.report_connect_result(key, endpoints, policy, failure, Instant::now());
+        outliers.report_result(key, endpoints, policy, failure, Instant::now());
     }
 }
 

@@ -1,35 +1,32 @@
-//! Serves a connection that is read as HTTP/1: its requests, one after the other.
+//! Serves a connection that is read as HTTP; of HTTP/1, its requests one after the other.
 
-use std::net::SocketAddr;
 use std::rc::Rc;
-use std::sync::Arc;
 
 use http::StatusCode;
-use mesh_api::plan::Workload;
 use tokio::net::TcpStream;
 
-use super::client::Client;
+use super::answer_request::{Next, answer_request};
 use super::client_connection::{ClientConnection, NoHead};
-use super::exchange::{HttpConnection, Next, exchange};
+use super::detect::ClientProtocol;
+use super::downstream_client::Client;
 use super::h1::{Malformed, RequestHead};
+use super::h2::serve_http2;
+use super::http_connection::HttpConnection;
 use super::local_response::LocalResponse;
-use crate::address_roles::{ClientAddress, OriginalDestination};
-use crate::local_pod::LocalPod;
 use crate::relay::reset_on_drop;
-use crate::telemetry::{RequestFlag, RequestRecord};
-use crate::worker::Worker;
 
-/// Serves a connection of `pod` to `original` until either side is done with it.
-pub async fn serve_http1(
-    worker: Rc<Worker>,
-    (pod, workload): (Arc<LocalPod>, Arc<Workload>),
-    socket: TcpStream,
-    (client, original): (ClientAddress, OriginalDestination),
-) {
+/// Serves a connection in the protocol that its client speaks, until either side is done with it.
+pub async fn serve_http(protocol: ClientProtocol, connection: HttpConnection, socket: TcpStream) {
     // A response goes out as it comes. Where this fails it only comes later.
     let _late_at_worst = socket.set_nodelay(true);
-    let mut connection = ClientConnection::new(socket, worker.receive_budget(&pod));
-    let about = HttpConnection { worker, pod, workload, client, original };
+    match protocol {
+        ClientProtocol::Http1 => Box::pin(serve_http1(connection, socket)).await,
+        ClientProtocol::Http2 => Box::pin(serve_http2(connection, socket)).await,
+    }
+}
+
+async fn serve_http1(about: HttpConnection, socket: TcpStream) {
+    let mut connection = ClientConnection::new(socket, about.worker.receive_budget(&about.pod));
     let mut head = RequestHead::default();
     let draining = Rc::clone(&about.worker.draining);
     loop {
@@ -56,11 +53,11 @@ pub async fn serve_http1(
         }
         drop(bytes);
         // Boxed, since an idle connection needs none of it.
-        let next = Box::pin(exchange(&about, Client::Http1(connection), &mut head)).await;
+        let next = Box::pin(answer_request(&about, Client::Http1(connection), &mut head)).await;
         connection = match next {
             Next::Request(Client::Http1(mut connection)) => {
                 head.release_memory();
-                connection.release_memory();
+                connection.release_large_head();
                 connection
             }
             Next::Close(Client::Http1(connection)) => return connection.close_in_order().await,
@@ -77,10 +74,7 @@ async fn refuse_malformed(about: &HttpConnection, connection: ClientConnection, 
 
 /// Answers what is no request, and closes the connection: where the next one would begin is not known.
 async fn refuse(about: &HttpConnection, mut connection: ClientConnection, status: StatusCode, reason: &str) {
-    let (client, original): (SocketAddr, SocketAddr) = (about.client.address(), about.original.address());
-    let mut record = RequestRecord::new(&about.worker.metrics, client, original);
-    record.details.set_source_workload(&about.workload);
-    record.end(status, Some(RequestFlag::ClientProtocolError), reason);
-    LocalResponse::with_text(status, reason).send_and_close(&mut connection).await;
+    about.record_malformed(status, reason);
+    LocalResponse::with_text(status, reason).send_announcing_close(&mut connection).await;
     connection.close_in_order().await;
 }

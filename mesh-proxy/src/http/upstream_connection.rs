@@ -12,9 +12,9 @@ use tokio::task::spawn_local;
 
 use crate::authorized_connections::AuthorizedConnection;
 use crate::balance::ServiceSlot;
+use crate::connect_to_endpoint::Upstream;
 use crate::inbound::AuthorizedApplicationSocket;
 use crate::stream::{LOCAL_TRANSPORT, Stream};
-use crate::upstream::Upstream;
 
 /// Time for a server to close its end.
 const CLOSE_TIME: Duration = Duration::from_secs(1);

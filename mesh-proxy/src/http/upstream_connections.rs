@@ -7,13 +7,13 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use mesh_api::plan::{Endpoint, EndpointKey, Service, TunnelProtocol};
+use mesh_api::plan::{Endpoint, EndpointId, Service, TunnelProtocol};
 
 use bytes::Bytes;
 use h2::client::SendRequest;
 
-use super::attempt::AttemptError;
 use super::h2::{CountedStream, Http2Connection};
+use super::send_request::AttemptError;
 use super::upstream_connection::{ServicePortSlot, UpstreamConnection};
 use crate::local_pod::LocalPod;
 
@@ -59,7 +59,7 @@ pub(super) struct UpstreamKey {
     pod: Arc<str>,
     /// Key of the service, which the server's node is told, and its port.
     service: (Arc<str>, u16),
-    endpoint: EndpointKey,
+    endpoint: EndpointId,
     /// Whether it is reached over mutual TLS.
     is_encrypted: bool,
 }
@@ -119,7 +119,7 @@ impl UpstreamConnections {
     /// Returns a place on a connection of HTTP/2, which is opened if there is none with room. `take_slot`
     /// takes a slot below the service's limit, for a connection that has no request. Errors: it can't be
     /// opened, or there is no slot.
-    pub(super) async fn take_shared(
+    pub(super) async fn get_or_open_shared(
         &self,
         key: &UpstreamKey,
         take_slot: impl Fn() -> Result<Option<ServicePortSlot>, AttemptError>,
@@ -150,7 +150,7 @@ impl UpstreamConnections {
         }
         let opened = open.await.inspect_err(|_| failures.set(failures.get() + 1))?;
         drop(only_one);
-        let taken = (opened.count_stream(None), opened.requests());
+        let taken = (opened.count_stream(None), opened.request_sender());
         self.shared.borrow_mut().entry(key.clone()).or_default().connections.push(opened);
         Ok(taken)
     }
@@ -174,7 +174,7 @@ impl UpstreamConnections {
             return Ok(None);
         };
         let slot = if found.needs_slot() { take_slot()? } else { None };
-        Ok(Some((found.count_stream(slot), found.requests())))
+        Ok(Some((found.count_stream(slot), found.request_sender())))
     }
 
     /// Closes connections that have waited too long.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use h2::{RecvStream, SendStream};
 
-use super::body_pump::{BodyReader, BodySink, BodySource};
+use super::body_pump::{BodySink, BodySource, BodyUnframer};
 use super::h1::{BodyDecoder, BodyFraming};
 use super::h2::UpstreamStream;
 use super::upstream_connection::UpstreamConnection;
@@ -46,14 +46,14 @@ impl UpstreamIo<'_> {
 
 impl UpstreamExchange {
     /// Returns what takes the body of its response out of its framing.
-    pub fn body_reader(&self, framing: BodyFraming) -> BodyReader {
+    pub fn body_reader(&self, framing: BodyFraming) -> BodyUnframer {
         match self {
-            Self::Http1(_) => BodyReader::Http1(BodyDecoder::new(framing)),
+            Self::Http1(_) => BodyUnframer::Http1(BodyDecoder::new(framing)),
             Self::Http2(stream) => {
                 // What comes behind a head that has no body is nobody's.
                 let is_done = framing == BodyFraming::None
                     || stream.receive.as_ref().is_none_or(RecvStream::is_end_stream);
-                BodyReader::Http2 { is_done }
+                BodyUnframer::Http2 { is_done }
             }
         }
     }

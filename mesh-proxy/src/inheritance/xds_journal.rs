@@ -114,7 +114,8 @@ pub fn replay_into_store(file: &File) -> Option<Store> {
     for bytes in JournalFrames::up_to_complete_state(&journal)? {
         let response = DeltaDiscoveryResponse::decode(&*bytes?).ok()?;
         // Rejected resources are rejected again, and those held in their place stay.
-        let _rejected = store.apply(&response.type_url, response.resources, response.removed_resources);
+        let _rejected =
+            store.apply_response(&response.type_url, response.resources, response.removed_resources);
     }
     Some(store)
 }
@@ -168,7 +169,7 @@ mod tests {
         fn tell(&mut self, response: DeltaDiscoveryResponse, complete: bool) {
             let entry = self.journal.encode_response(&response);
             let DeltaDiscoveryResponse { type_url, resources, removed_resources, .. } = response;
-            assert!(self.store.apply(&type_url, resources, removed_resources).is_empty());
+            assert!(self.store.apply_response(&type_url, resources, removed_resources).is_empty());
             self.journal.append_or_rewrite(entry, complete, || self.store.contents());
             while let Ok((_, file)) = self.left.try_recv() {
                 self.files += 1;
@@ -178,8 +179,11 @@ mod tests {
 
         fn known(&self) -> Vec<String> {
             let mut store = replay_into_store(self.file.as_ref().expect("left")).expect("a state");
-            let mut known: Vec<_> =
-                store.generation_0_snapshot().workloads().map(|workload| workload.uid.to_string()).collect();
+            let mut known: Vec<_> = store
+                .snapshot_as_generation_0()
+                .workloads()
+                .map(|workload| workload.uid.to_string())
+                .collect();
             known.sort();
             known
         }

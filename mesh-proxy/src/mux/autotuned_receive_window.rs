@@ -62,7 +62,7 @@ impl ReceiveWindow {
 
     /// Returns the credit that OPEN gives, bytes.
     #[allow(clippy::cast_possible_truncation, reason = "at most MOST")]
-    pub fn credit_in_open_frame(&self) -> u32 {
+    pub fn whole_credit_for_open(&self) -> u32 {
         self.size as u32
     }
 

@@ -106,7 +106,7 @@ impl Connection {
         let id = next.ok_or_else(|| OpenError::Connection("closing".into()))?;
         shared.last_stream.set(id);
         let window = ReceiveWindow::for_outgoing(&shared.budget);
-        open.credit = window.credit_in_open_frame();
+        open.credit = window.whole_credit_for_open();
         let state = StreamState::new_outgoing(id, window);
         shared.insert_stream(&state);
         shared.queue_frame(&ControlFrame::Open(id, open));

@@ -18,7 +18,7 @@ use super::driver::ConnectionSide;
 use super::frame::{ControlFrame, HEADER_LEN, data_header};
 use super::pod_receive_budget::PodReceiveBudget;
 use super::stream::{StreamError, StreamState};
-use super::{EARLY_CREDIT, MAX_BYTES_PER_TURN, flood_limit};
+use super::{EARLY_CREDIT, MAX_BYTES_PER_TURN, frame_costs};
 use crate::tls::buffer_pool;
 
 /// Most bytes that gather before they are sent: one stream's turn, or several that send less, with headers.
@@ -56,7 +56,7 @@ pub(super) struct ConnectionState {
     pub heard: Cell<u32>,
     /// Shortest round-trip time to the peer, without queues.
     pub round_trip: Cell<Duration>,
-    /// What the peer may still send without data (see `flood_limit`).
+    /// What the peer may still send without data (see `frame_costs`).
     pub patience: RefCell<Patience>,
     /// Bytes that the peer had credit for on streams that are over: they may be on their way.
     overdue: Cell<usize>,
@@ -78,7 +78,7 @@ impl ConnectionState {
             closing: Cell::default(),
             heard: Cell::default(),
             round_trip: Cell::default(),
-            patience: RefCell::new(flood_limit::initial_patience()),
+            patience: RefCell::new(frame_costs::initial_patience()),
             overdue: Cell::default(),
         })
     }
@@ -109,7 +109,7 @@ impl ConnectionState {
 
     /// Adds a frame to what is sent next.
     pub fn queue_frame(&self, frame: &ControlFrame) {
-        self.patience.borrow_mut().earn(flood_limit::patience_for_sent_frame(frame));
+        self.patience.borrow_mut().earn(frame_costs::patience_for_sent_frame(frame));
         self.with_gathered(|gathered| frame.encode(gathered));
         self.wake_driver();
     }
@@ -187,7 +187,7 @@ impl ConnectionState {
             } else {
                 gathered.drain(at + HEADER_LEN..at + HEADER_LEN + skip);
                 gathered[at..at + HEADER_LEN].copy_from_slice(&data_header(stream.id, bytes - skip));
-                self.patience.borrow_mut().earn(flood_limit::patience_for_sent_data(bytes - skip));
+                self.patience.borrow_mut().earn(frame_costs::patience_for_sent_data(bytes - skip));
                 self.wake_driver();
             }
             read
@@ -220,7 +220,7 @@ impl ConnectionState {
             gathered.extend_from_slice(&data_header(stream, bytes.len()));
             gathered.extend_from_slice(bytes);
         });
-        self.patience.borrow_mut().earn(flood_limit::patience_for_sent_data(bytes.len()));
+        self.patience.borrow_mut().earn(frame_costs::patience_for_sent_data(bytes.len()));
         self.wake_driver();
     }
 
@@ -235,7 +235,7 @@ impl ConnectionState {
 
     /// Adds up to `limit` bytes that wait in `socket` as a DATA frame, and leaves them there. Ready with
     /// their number.
-    pub fn poll_queue_peeked(
+    pub fn poll_queue_peeked_data(
         &self,
         stream: u32,
         socket: &TcpStream,

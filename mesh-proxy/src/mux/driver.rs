@@ -20,7 +20,7 @@ use super::connection_state::ConnectionState;
 use super::frame::{ControlFrame, DecoderEvent, FrameDecoder, FrameError, GoAwayReason, Refusal};
 use super::open_frame::OpenFrame;
 use super::stream::{OpenAnswer, Stream, StreamError, StreamState, StreamViolation};
-use super::{EARLY_CREDIT, IncomingStream, MAX_PEER_STREAMS, flood_limit};
+use super::{EARLY_CREDIT, IncomingStream, MAX_PEER_STREAMS, frame_costs};
 use crate::tcp_syscalls;
 use crate::tls::{TlsStream, UnbufferedConnection, buffer_pool};
 
@@ -282,11 +282,11 @@ impl Receiver {
                     self.shared
                         .patience
                         .borrow_mut()
-                        .earn(flood_limit::patience_for_received_data(piece.len()));
+                        .earn(frame_costs::patience_for_received_data(piece.len()));
                     self.data(stream, piece, last)?;
                 }
                 DecoderEvent::Frame(frame) => {
-                    let (cost, work) = flood_limit::frame_cost(&frame);
+                    let (cost, work) = frame_costs::frame_cost(&frame);
                     self.turn.spend(work, 0);
                     self.pay(cost)?;
                     self.frame(frame, opened)?;
@@ -294,7 +294,7 @@ impl Receiver {
             }
         }
         let skipped = self.decoder.take_skipped_counts();
-        self.pay(flood_limit::skipped_frames_cost(skipped))?;
+        self.pay(frame_costs::skipped_frames_cost(skipped))?;
         Ok(bytes.len() - rest.len())
     }
 

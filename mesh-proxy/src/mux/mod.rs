@@ -11,11 +11,11 @@ mod autotuned_receive_window;
 mod client;
 mod connection_state;
 mod driver;
-mod flood_limit;
 pub mod frame;
+mod frame_costs;
+mod incoming_streams;
 pub mod open_frame;
 mod pod_receive_budget;
-mod server;
 mod stream;
 
 #[cfg(test)]
@@ -24,8 +24,8 @@ mod tests;
 use tokio::net::TcpStream;
 
 pub use client::{Connection, OpenError, traced_open_frame};
+pub use incoming_streams::{IncomingStream, ServerConnection};
 pub use pod_receive_budget::PodReceiveBudget;
-pub use server::{IncomingStream, ServerConnection};
 pub use stream::{ResetReasonSetter, Stream, StreamError};
 
 /// Bytes that a client has sent before its stream is opened.

@@ -342,7 +342,7 @@ impl Stream {
 
     /// Writes what the application has not taken yet. Ready when the peer has ended, everything is written
     /// and the application's socket is shut down for writing.
-    pub(crate) fn poll_drain_to_socket(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+    pub(crate) fn poll_drain_and_shutdown(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let state = &self.state;
         if !state.announced.get() {
             return Poll::Pending;
@@ -409,8 +409,8 @@ impl Stream {
         let (id, shared) = (self.state.id, &self.shared);
         match early {
             EarlyData::Socket(socket) => {
-                self.early =
-                    ready!(shared.poll_queue_peeked(id, socket, EARLY_CREDIT, context)).unwrap_or_default();
+                self.early = ready!(shared.poll_queue_peeked_data(id, socket, EARLY_CREDIT, context))
+                    .unwrap_or_default();
             }
             EarlyData::Bytes(bytes) => {
                 self.sent_early = shared.queue_early_data(id, &bytes[..bytes.len().min(EARLY_CREDIT)]);

@@ -64,7 +64,11 @@ async fn deliver(incoming: IncomingStream, address: SocketAddr) {
 
 async fn connect(address: SocketAddr) -> Connection {
     let tcp = TcpStream::connect(address).await.unwrap();
-    Connection::start(tls::client_handshake(tcp, test_tls_configs().0).await.unwrap(), &budget(), || {})
+    Connection::start(
+        tls::client_handshake_unverified_name(tcp, test_tls_configs().0).await.unwrap(),
+        &budget(),
+        || {},
+    )
 }
 
 /// A server in front of `application`, and a connection to it.
@@ -240,7 +244,7 @@ fn what_may_have_arrived_is_told() {
         let tcp = TcpStream::connect(server).await.unwrap();
         let socket = socket2::SockRef::from(&tcp).try_clone().unwrap();
         let lost = Connection::start(
-            tls::client_handshake(tcp, test_tls_configs().0).await.unwrap(),
+            tls::client_handshake_unverified_name(tcp, test_tls_configs().0).await.unwrap(),
             &budget(),
             || {},
         );
@@ -336,7 +340,7 @@ fn an_application_that_breaks_while_nobody_reads_it_is_noticed() {
 /// Sends `bytes` as a peer that makes up its own frames, and answers with the frames that come back.
 async fn say(bytes: Vec<u8>, server: SocketAddr) -> Vec<ControlFrame> {
     let tcp = TcpStream::connect(server).await.unwrap();
-    let mut tls = tls::client_handshake(tcp, test_tls_configs().0).await.unwrap();
+    let mut tls = tls::client_handshake_unverified_name(tcp, test_tls_configs().0).await.unwrap();
     let (mut decoder, mut frames, mut at) = (FrameDecoder::default(), Vec::new(), 0);
     let mut buffer = vec![0; 64 * 1024];
     let mut silence = None;
@@ -460,7 +464,7 @@ fn a_flood_is_told_of_before_the_goodbye() {
             assert_eq!(served.unwrap_err().kind(), mesh_calm::FLOOD);
             ended.set(true);
         });
-        let mut tls = tls::client_handshake(tcp, test_tls_configs().0).await.unwrap();
+        let mut tls = tls::client_handshake_unverified_name(tcp, test_tls_configs().0).await.unwrap();
         let of_no_kind = [200, 0, 0, 0, 0, 0, 0, 7].repeat(8_000);
         // Its socket stays open.
         tls.write_all(&of_no_kind).await.unwrap();
@@ -478,9 +482,12 @@ fn data_for_streams_that_are_over_is_taken_as_far_as_they_had_credit() {
             // Refused at once, and dropped.
             let server = serve(Rc::default(), |incoming| async { incoming.refuse(Refusal::Denied) }).await;
             let client = Rc::new(RefCell::new(
-                tls::client_handshake(TcpStream::connect(server).await.unwrap(), test_tls_configs().0)
-                    .await
-                    .unwrap(),
+                tls::client_handshake_unverified_name(
+                    TcpStream::connect(server).await.unwrap(),
+                    test_tls_configs().0,
+                )
+                .await
+                .unwrap(),
             ));
             let send = |bytes: Vec<u8>| {
                 let client = Rc::clone(&client);
@@ -563,7 +570,7 @@ fn pings_are_answered_and_a_peer_that_reads_none_is_cut_off() {
         );
         let server = serve(Rc::default(), |_| async {}).await;
         let tcp = TcpStream::connect(server).await.unwrap();
-        let mut tls = tls::client_handshake(tcp, test_tls_configs().0).await.unwrap();
+        let mut tls = tls::client_handshake_unverified_name(tcp, test_tls_configs().0).await.unwrap();
         let pings = bytes(&vec![ControlFrame::Ping(*b"12345678"); 4096]);
         // Neither end would ever stop otherwise.
         for _ in 0..10_000 {
@@ -582,6 +589,6 @@ fn a_connection_whose_time_is_over_ends_in_order() {
 }
 
 #[test]
-fn a_server_that_goes_on_beyond_the_time_is_reset() {
-    fixture::a_server_that_goes_on_beyond_the_time_is_reset::<Mux>();
+fn a_server_that_sends_beyond_the_max_duration_is_reset() {
+    fixture::a_server_that_sends_beyond_the_max_duration_is_reset::<Mux>();
 }

@@ -44,7 +44,7 @@ struct Relay<'a> {
 impl Relay<'_> {
     fn poll(&mut self, context: &mut Context<'_>, meter: &ByteMeter, ends: &Ends) -> Poll<Result<(), Error>> {
         if !self.delivered
-            && let Poll::Ready(result) = self.stream.poll_drain_to_socket(context)
+            && let Poll::Ready(result) = self.stream.poll_drain_and_shutdown(context)
         {
             result.map_err(ends.socket)?;
             self.delivered = true;

@@ -36,7 +36,7 @@ impl RelayUnderTest for Mesh {
         });
         let tcp = TcpStream::connect(address).await.unwrap();
         mux::Connection::start(
-            tls::client_handshake(tcp, test_tls_configs().0).await.unwrap(),
+            tls::client_handshake_unverified_name(tcp, test_tls_configs().0).await.unwrap(),
             &budget(),
             || {},
         )
@@ -68,9 +68,12 @@ impl RelayUnderTest for Hbone {
             let _end = hbone::ServerConnection::start(tls).await.unwrap().serve(pending(), serve).await;
         });
         let tcp = TcpStream::connect(address).await.unwrap();
-        hbone::Connection::start(tls::client_handshake(tcp, test_tls_configs().0).await.unwrap(), || {})
-            .await
-            .unwrap()
+        hbone::Connection::start(
+            tls::client_handshake_unverified_name(tcp, test_tls_configs().0).await.unwrap(),
+            || {},
+        )
+        .await
+        .unwrap()
     }
 
     async fn carry(

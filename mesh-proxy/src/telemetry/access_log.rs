@@ -29,7 +29,7 @@ pub struct AccessLog {
 }
 
 /// One connection that ended.
-pub(super) struct AccessLogEntry<'a> {
+pub(super) struct ConnectionLogEntry<'a> {
     pub details: &'a ConnectionDetails,
     pub outcome: &'a ConnectionOutcome,
     pub sent: u64,
@@ -64,7 +64,7 @@ impl AccessLog {
         sink.push(entry().line(*format));
     }
 
-    pub(super) fn write_entry<'a>(&self, entry: impl FnOnce() -> AccessLogEntry<'a>) {
+    pub(super) fn write_entry<'a>(&self, entry: impl FnOnce() -> ConnectionLogEntry<'a>) {
         let Some((format, sink)) = &self.lines else { return };
         let entry = entry();
         match entry.refused() {
@@ -123,7 +123,7 @@ fn begin(format: Format) -> Line {
     line
 }
 
-impl AccessLogEntry<'_> {
+impl ConnectionLogEntry<'_> {
     /// Returns what lines of refused connections are counted by; none if the connection was not refused.
     fn refused(&self) -> Option<Source> {
         let ConnectionOutcome::Failed(flag, _) = self.outcome else { return None };

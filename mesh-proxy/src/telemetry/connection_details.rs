@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use mesh_api::plan::Workload;
 
-use super::traffic_labels::{Reporter, TrafficLabels, TrafficPath};
+use super::traffic_labels::{CarriedBy, Reporter, TrafficLabels};
 
 /// The two ends of a connection, the way between them, and the policy that it is under.
 #[derive(Clone, Debug)]
@@ -35,7 +35,7 @@ impl ConnectionDetails {
             source_identity: None,
             destination_identity: None,
             response_flag: None,
-            path: TrafficPath::Proxy,
+            path: CarriedBy::Proxy,
         };
         Self { labels, client, destination, upstream: None, transport: "plain", policy: None }
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use super::access_log::AccessLogEntry;
+use super::access_log::ConnectionLogEntry;
 use super::connection_details::ConnectionDetails;
 use super::open_connections::OpenConnection;
 use super::response_flag::ResponseFlag;
@@ -107,7 +107,7 @@ impl ConnectionRecord {
             traffic.closed.fetch_add(1, Ordering::Relaxed);
             self.metrics.open.remove(id);
         }
-        self.metrics.log.write_entry(|| AccessLogEntry {
+        self.metrics.log.write_entry(|| ConnectionLogEntry {
             details: &self.details,
             outcome,
             sent: bytes.0,

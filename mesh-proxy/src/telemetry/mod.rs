@@ -7,9 +7,9 @@
 mod access_log;
 mod connection_details;
 mod connection_record;
+mod encode_request_metrics;
 mod open_connections;
 pub mod prometheus_metrics;
-mod request_metrics;
 mod request_record;
 mod response_flag;
 mod traffic_labels;
@@ -22,5 +22,5 @@ pub use open_connections::OpenConnection;
 pub use prometheus_metrics::AgentMetrics;
 pub use request_record::{RequestFlag, RequestRecord};
 pub use response_flag::ResponseFlag;
-pub use traffic_labels::{Reporter, TrafficLabels, TrafficPath};
+pub use traffic_labels::{CarriedBy, Reporter, TrafficLabels};
 pub use worker_metrics::{TrafficCounters, WorkerMetrics};

@@ -18,7 +18,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
 use super::access_log::AccessLog;
-use super::request_metrics::encode_request_metrics;
+use super::encode_request_metrics::encode_request_metrics;
 use super::traffic_labels::TrafficLabels;
 use super::worker_metrics::{DURATION_BOUNDS, DurationHistogram, TrafficCounters, WorkerMetrics};
 

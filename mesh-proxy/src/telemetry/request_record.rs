@@ -120,7 +120,7 @@ impl RequestFlag {
     }
 
     /// Returns what the client is told, in the body of the response.
-    pub const fn text(self) -> &'static str {
+    pub const fn body_text(self) -> &'static str {
         match self {
             Self::NoRoute => "no route matches the request",
             Self::NoCluster | Self::NoHealthyUpstream => "no healthy upstream",

@@ -31,7 +31,7 @@ impl Reporter {
 
 /// Path that the bytes of a connection take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum TrafficPath {
+pub enum CarriedBy {
     /// Through the proxy.
     Proxy,
     /// From socket to socket, inside the kernel.
@@ -60,7 +60,7 @@ pub struct TrafficLabels {
     /// Why it failed, if it did.
     pub response_flag: Option<ResponseFlag>,
     /// Path that its bytes take.
-    pub path: TrafficPath,
+    pub path: CarriedBy,
 }
 
 impl TrafficLabels {
@@ -127,10 +127,10 @@ pub(super) struct LabelKey {
     source_identity: Option<SpiffeId>,
     destination_identity: Option<SpiffeId>,
     response_flag: Option<ResponseFlag>,
-    path: TrafficPath,
+    path: CarriedBy,
 }
 
-impl TrafficPath {
+impl CarriedBy {
     /// Returns the label's value.
     pub fn as_str(self) -> &'static str {
         match self {

@@ -70,7 +70,7 @@ pub(super) struct RequestKey {
 
 /// The requests of one key.
 #[derive(Clone, Debug)]
-pub(super) struct CountedRequests {
+pub(super) struct RequestDurations {
     pub labels: TrafficLabels,
     /// By [`REQUEST_BOUNDS`].
     pub buckets: [u64; REQUEST_BOUNDS.len()],
@@ -81,7 +81,7 @@ pub(super) struct CountedRequests {
 /// The metrics of one worker. Nobody else writes them, so only a scrape ever contends for their locks.
 pub struct WorkerMetrics {
     traffic: Mutex<HashMap<LabelKey, Counted>>,
-    requests: Mutex<HashMap<RequestKey, CountedRequests>>,
+    requests: Mutex<HashMap<RequestKey, RequestDurations>>,
     pub(super) connects: DurationHistogram,
     pub(super) handshakes: DurationHistogram,
     pub(super) accept_errors: AtomicU64,
@@ -141,7 +141,7 @@ impl WorkerMetrics {
     pub(super) fn count_request(&self, labels: &TrafficLabels, outcome: RequestOutcome, took: Duration) {
         let key = RequestKey { labels: labels.counter_key(), outcome };
         let mut requests = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
-        let counted = requests.entry(key).or_insert_with(|| CountedRequests {
+        let counted = requests.entry(key).or_insert_with(|| RequestDurations {
             labels: labels.clone(),
             buckets: [0; REQUEST_BOUNDS.len()],
             milliseconds: 0.0,
@@ -155,7 +155,7 @@ impl WorkerMetrics {
     }
 
     /// Returns what was counted of requests.
-    pub(super) fn all_requests(&self) -> Vec<(RequestKey, CountedRequests)> {
+    pub(super) fn all_requests(&self) -> Vec<(RequestKey, RequestDurations)> {
         let requests = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
         requests.iter().map(|(key, counted)| (key.clone(), counted.clone())).collect()
     }

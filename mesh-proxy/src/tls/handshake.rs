@@ -48,7 +48,7 @@ pub enum HandshakeError {
 
 /// Runs a handshake as client. The server's name is not sent (the caller checks the identity), so any address
 /// serves as the name. Errors: see [`HandshakeError`].
-pub async fn client_handshake(
+pub async fn client_handshake_unverified_name(
     tcp: TcpStream,
     config: Arc<rustls::ClientConfig>,
 ) -> Result<TlsStream<UnbufferedClientConnection>, HandshakeError> {
@@ -248,8 +248,12 @@ mod tests {
                 let (tcp, _) = listener.accept().await.unwrap();
                 server_handshake(tcp, config).await.map(drop)
             });
-            let mut session =
-                client_handshake(TcpStream::connect(address).await.unwrap(), Arc::new(client)).await.unwrap();
+            let mut session = client_handshake_unverified_name(
+                TcpStream::connect(address).await.unwrap(),
+                Arc::new(client),
+            )
+            .await
+            .unwrap();
             // By then the server has refused, and closed unless it waits for us.
             let waits = tokio::time::timeout(TIME_TO_READ / 2, &mut accepted).await;
             assert!(waits.is_err(), "{waits:?}");
@@ -280,7 +284,7 @@ mod tests {
                 session.read_u8().await.map(drop).map_err(HandshakeError::from)
             });
             let tcp = TcpStream::connect(address).await.unwrap();
-            let connected = client_handshake(tcp, Arc::new(client(&trusted))).await;
+            let connected = client_handshake_unverified_name(tcp, Arc::new(client(&trusted))).await;
             assert_eq!(connected.is_ok(), good);
             drop(connected);
             let heard = accepted.await.unwrap().unwrap_err().to_string();

@@ -11,6 +11,6 @@ mod stream;
 mod unbuffered_client_or_server;
 mod write_buffer;
 
-pub use handshake::{HandshakeError, client_handshake, server_handshake};
+pub use handshake::{HandshakeError, client_handshake_unverified_name, server_handshake};
 pub use stream::TlsStream;
 pub use unbuffered_client_or_server::UnbufferedConnection;

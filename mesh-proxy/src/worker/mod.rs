@@ -235,7 +235,7 @@ mod tests {
 
     use super::*;
     use crate::fixture::{
-        PlainSurroundings, WorkerWithPod, run_as_worker, shop_pod, shop_policy, shop_workload,
+        PlainSurroundings, WorkerWithPod, run_as_worker, shop_pod, shop_policy, workload_in_shop,
     };
 
     fn address(last: u8) -> IpAddr {
@@ -248,13 +248,13 @@ mod tests {
         run_as_worker(async {
             let WorkerWithPod { worker, configuration, .. } =
                 WorkerWithPod::new(PlainSurroundings::default());
-            configuration.set_workload(shop_workload("old", address(2)));
+            configuration.set_workload(workload_in_shop("old", address(2)));
             let new = shop_pod("new", address(2));
             let (found, ()) = tokio::join!(worker.wait_for_workload(&new), async {
-                configuration.set_workload(shop_workload("other", address(3)));
+                configuration.set_workload(workload_in_shop("other", address(3)));
                 tokio::task::yield_now().await;
                 configuration.remove_workload("old");
-                configuration.set_workload(shop_workload("new", address(2)));
+                configuration.set_workload(workload_in_shop("new", address(2)));
             });
             assert_eq!(&*found.unwrap().uid, "new");
         });

@@ -19,11 +19,11 @@ use super::{LocalPod, SharedState, Worker};
 use crate::accept_loop::{AcceptResult, accept_loop};
 use crate::handshake_limit::WorkerHandshakeLimit;
 use crate::liveness::Heartbeat;
-use crate::pod_connection_limits::{ConnectionLimit, ConnectionSlot, PodConnectionLimits};
+use crate::peer_connection_shares::SessionLimit;
 use crate::relay::reset_on_drop;
-use crate::session_limit::SessionLimit;
 use crate::surroundings::Surroundings;
 use crate::telemetry::WorkerMetrics;
+use crate::worker_and_pod_connection_limits::{ConnectionLimit, ConnectionSlot, PodConnectionLimits};
 use crate::{deferred_accept, inbound, outbound, tls};
 
 /// How often a worker looks for idle connections and unused counters.
@@ -286,8 +286,8 @@ mod tests {
     use crate::authorized_connections::AccessRequest;
     use crate::fixture::{
         MeshConfiguration, PlainSurroundings, WorkerWithPod, certificates_without_ca, run_as_worker,
-        shared_worker_state, shop_identity, shop_pod, shop_policy, shop_workload, spawn_echo_server,
-        wait_until,
+        shared_worker_state, shop_identity, shop_pod, shop_policy, spawn_echo_server, wait_until,
+        workload_in_shop,
     };
     use crate::telemetry::{AccessLog, AgentMetrics};
 
@@ -304,7 +304,7 @@ mod tests {
         let mut shared = shared_worker_state(&configuration, certificates_without_ca());
         change(&mut shared);
         let pod = Arc::new(shop_pod("a", [10, 0, 0, 1].into()));
-        configuration.set_workload(shop_workload("a", pod.addresses[0]));
+        configuration.set_workload(workload_in_shop("a", pod.addresses[0]));
         let surroundings = Box::new(PlainSurroundings::with_destination(Some(spawn_echo_server().await)));
         let limit = |most| ConnectionLimit::with_reserve(most, 0);
         let serving = Serving {

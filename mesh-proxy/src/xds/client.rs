@@ -16,7 +16,7 @@ use tonic::{Request, Status};
 use super::XdsConfig;
 use super::control_plane_status::ControlPlaneStatus;
 use super::delta_stream::DeltaStream;
-use super::snapshot_publisher::SnapshotPublisher;
+use super::response_applier::ResponseApplier;
 use crate::certs::{Certificates, ControlPlaneConnectError, ControlPlaneConnector};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
@@ -35,7 +35,7 @@ pub(super) struct XdsClient {
     pub config: XdsConfig,
     pub certificates: Certificates,
     pub status: Arc<ControlPlaneStatus>,
-    pub publisher: SnapshotPublisher,
+    pub publisher: ResponseApplier,
     /// Notified when the control plane could not be reached.
     pub unreachable: Arc<Notify>,
 }
@@ -78,7 +78,7 @@ impl XdsClient {
     /// Waits for the agent's own certificate, which the control plane asks for.
     async fn wait_for_certificate(&self) {
         let mut own = self.certificates.subscribe_agent_certificate();
-        let valid = |own: &Option<crate::certs::OwnCertificate>| {
+        let valid = |own: &Option<crate::certs::AgentCertificate>| {
             own.as_ref().is_some_and(|own| SystemTime::now() < own.not_after)
         };
         if !valid(&own.borrow()) {
@@ -95,7 +95,7 @@ impl XdsClient {
         let channel = self.control_plane.open_channel(&self.certificates.control_plane_roots(), own).await?;
         let mut client =
             AggregatedDiscoveryServiceClient::new(channel).max_decoding_message_size(LARGEST_MESSAGE);
-        let (stream, requests) = DeltaStream::open(&self.node(), &self.publisher);
+        let (stream, requests) = DeltaStream::with_initial_requests(&self.node(), &self.publisher);
         let mut request = Request::new(ReceiverStream::new(requests));
         self.control_plane.add_auth_headers(&mut request)?;
         let answer = client.delta_aggregated_resources(request);

@@ -5,7 +5,7 @@ use mesh_api::plan::{RejectedResource, XdsResourceType};
 use mesh_api::wire::xds::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node, Status};
 use tokio::sync::mpsc;
 
-use super::snapshot_publisher::SnapshotPublisher;
+use super::response_applier::ResponseApplier;
 
 /// Most requests that wait to be sent: the first ones, and an answer to each response that came meanwhile.
 const QUEUE: usize = 16;
@@ -17,7 +17,10 @@ pub(super) struct DeltaStream {
 
 impl DeltaStream {
     /// Opens a stream with its first requests: everything of each type, less what is held already.
-    pub fn open(node: &Node, held: &SnapshotPublisher) -> (Self, mpsc::Receiver<DeltaDiscoveryRequest>) {
+    pub fn with_initial_requests(
+        node: &Node,
+        held: &ResponseApplier,
+    ) -> (Self, mpsc::Receiver<DeltaDiscoveryRequest>) {
         let (requests, receiver) = mpsc::channel(QUEUE);
         for resource_type in XdsResourceType::ALL {
             let first = DeltaDiscoveryRequest {
@@ -35,7 +38,7 @@ impl DeltaStream {
     /// Takes a response and acknowledges or rejects it. Returns whether the stream is still open.
     pub async fn apply_and_answer(
         &self,
-        publisher: &mut SnapshotPublisher,
+        publisher: &mut ResponseApplier,
         response: DeltaDiscoveryResponse,
     ) -> bool {
         let (type_url, response_nonce) = (response.type_url.clone(), response.nonce.clone());

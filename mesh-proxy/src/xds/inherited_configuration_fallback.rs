@@ -27,7 +27,7 @@ pub struct InheritedConfiguration {
 }
 
 /// Where the inherited configuration is put into force.
-pub(super) struct InheritedFallback {
+pub(super) struct InheritedFallbackApplier {
     pub snapshot: Arc<ArcSwap<Snapshot>>,
     pub updates: watch::Sender<Arc<Snapshot>>,
     pub ready: watch::Sender<bool>,
@@ -37,7 +37,7 @@ pub(super) struct InheritedFallback {
     pub waypoints: WaypointHandling,
 }
 
-impl InheritedFallback {
+impl InheritedFallbackApplier {
     /// Puts the inherited configuration into force when the control plane can't be reached or takes long,
     /// unless that has told something by then.
     pub async fn apply_if_unreachable(self, inherited: oneshot::Receiver<InheritedConfiguration>) {
@@ -52,7 +52,7 @@ impl InheritedFallback {
         match tokio::task::spawn_blocking(move || xds_journal::replay_into_store(&file)).await {
             Ok(Some(store)) => {
                 let mut store = store.with_waypoint_handling(self.waypoints);
-                self.put_in_force(Arc::new(store.generation_0_snapshot()));
+                self.put_in_force(Arc::new(store.snapshot_as_generation_0()));
             }
             Ok(None) | Err(_) => tracing::warn!("what the proxy before this one was told can't be read"),
         }

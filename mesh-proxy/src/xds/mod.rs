@@ -8,7 +8,7 @@ mod client;
 mod control_plane_status;
 mod delta_stream;
 mod inherited_configuration_fallback;
-mod snapshot_publisher;
+mod response_applier;
 #[cfg(test)]
 mod tests;
 
@@ -24,8 +24,8 @@ use tokio::sync::{Notify, oneshot, watch};
 use self::client::XdsClient;
 use self::control_plane_status::ControlPlaneStatus;
 pub use self::inherited_configuration_fallback::InheritedConfiguration;
-use self::inherited_configuration_fallback::InheritedFallback;
-use self::snapshot_publisher::SnapshotPublisher;
+use self::inherited_configuration_fallback::InheritedFallbackApplier;
+use self::response_applier::ResponseApplier;
 use crate::certs::{Certificates, ControlPlaneConnector};
 use crate::inheritance::BequestSender;
 use crate::inheritance::xds_journal::XdsJournal;
@@ -78,11 +78,11 @@ pub fn start_client(
     let store = Arc::new(Mutex::new(Store::default().with_waypoint_handling(config.waypoints)));
     let status = Arc::new(ControlPlaneStatus::new(config.address.clone()));
     let publisher =
-        SnapshotPublisher::new(Arc::clone(&store), XdsJournal::new(inheritance), config.release_memory);
+        ResponseApplier::new(Arc::clone(&store), XdsJournal::new(inheritance), config.release_memory);
     let snapshot = Arc::clone(&publisher.snapshot);
     let (updates, ready) = (publisher.updates.subscribe(), publisher.ready.subscribe());
     let unreachable = Arc::new(Notify::new());
-    let fallback = InheritedFallback {
+    let fallback = InheritedFallbackApplier {
         snapshot: Arc::clone(&snapshot),
         updates: publisher.updates.clone(),
         ready: publisher.ready.clone(),

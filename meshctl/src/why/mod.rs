@@ -136,7 +136,7 @@ fn rebuild(mut dump: Bytes, waypoints: WaypointHandling) -> Result<Snapshot> {
     while !dump.is_empty() {
         let response = DeltaDiscoveryResponse::decode_length_delimited(&mut dump)
             .context("the agent's configuration is not of this version")?;
-        let rejected = store.apply(&response.type_url, response.resources, Vec::new());
+        let rejected = store.apply_response(&response.type_url, response.resources, Vec::new());
         // The agent holds what it could take, except a faulty policy, which denies there as it does here.
         for resource in &rejected {
             remark!("warning: {resource}");

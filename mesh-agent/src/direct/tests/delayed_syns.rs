@@ -9,7 +9,7 @@ use mesh_common::direct::{
 use std::net::{IpAddr, SocketAddr};
 
 use super::Node;
-use crate::direct::task::is_pending_connection_allowed;
+use crate::direct::direct_task::is_pending_connection_allowed;
 use crate::sys::ebpf::PendingDirectConnection;
 
 /// Sockets that have a yes, and connections that are under way by one.

@@ -212,11 +212,11 @@ impl RandomMesh {
             aliases: Vec::new(),
         };
         // Policies that can't be understood are complained of, and kept.
-        let _faulty = self.store.apply(type_url, vec![resource], Vec::new());
+        let _faulty = self.store.apply_response(type_url, vec![resource], Vec::new());
     }
 
     fn remove(&mut self, type_url: &str, name: String) {
-        assert_eq!(self.store.apply(type_url, Vec::new(), vec![name]), []);
+        assert_eq!(self.store.apply_response(type_url, Vec::new(), vec![name]), []);
     }
 }
 

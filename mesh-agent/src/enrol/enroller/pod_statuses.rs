@@ -11,7 +11,7 @@ use crate::pods::{NodePod, NodePods};
 
 impl Enroller {
     /// Publishes the state of each pod, and the counts of them.
-    pub(super) fn publish_statuses(&self, wanted: &NodePods, pending: &HashSet<Arc<str>>) {
+    pub(super) fn share_statuses_and_counts(&self, wanted: &NodePods, pending: &HashSet<Arc<str>>) {
         let statuses = wanted.values().map(|pod| {
             let (state, reason) = self.state_of(pod, pending);
             PodStatus {

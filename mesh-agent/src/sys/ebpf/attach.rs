@@ -15,7 +15,7 @@ use aya::programs::{
 };
 
 use super::map_helpers::map_descriptor;
-use super::{Error, link_update, map_error, pod_sk_lookup_prologue};
+use super::{Error, link_update, map_error, pod_identity_prologue};
 use crate::sys::{HostVeth, Netns};
 
 /// Directory where attachments to pods' namespaces are pinned.
@@ -56,7 +56,7 @@ pub(super) fn load_programs(ebpf: &mut Ebpf) -> Result<(), Error> {
 }
 
 /// Attaches the programs of the node's cgroup, each in place of its predecessor.
-pub(super) fn attach_to_cgroup(ebpf: &mut Ebpf, cgroup: &Path, links: &Path) -> Result<(), Error> {
+pub(super) fn attach_cgroup_programs(ebpf: &mut Ebpf, cgroup: &Path, links: &Path) -> Result<(), Error> {
     let directory = File::open(cgroup).map_err(|error| Error::Path { path: cgroup.into(), error })?;
     // Programs that guard a flow, or read its handover, come before those that start one.
     attach_or_replace(ebpf, GUARD, &links.join(GUARD), |ebpf| guard(ebpf, &directory))?;
@@ -80,7 +80,7 @@ pub(super) fn set_inbound_program(ebpf: &mut Ebpf) -> Result<(), Error> {
 /// predecessor's.
 pub(super) fn attach_prologue(ebpf: &Ebpf, netns: &Netns, pin: &Path) -> Result<(), Error> {
     let failed = |error| Error::Path { path: pin.into(), error };
-    let prologue = load_prologue(ebpf, netns.cookie())?;
+    let prologue = load_pod_identity_prologue(ebpf, netns.cookie())?;
     if pin.exists() {
         match link_update::update_pinned_link(pin, prologue.as_fd()) {
             Ok(()) => return Ok(()),
@@ -89,11 +89,11 @@ pub(super) fn attach_prologue(ebpf: &Ebpf, netns: &Netns, pin: &Path) -> Result<
             Err(error) => return Err(failed(error)),
         }
     }
-    pod_sk_lookup_prologue::attach_to_netns_and_pin(prologue.as_fd(), netns.as_fd(), pin).map_err(failed)
+    pod_identity_prologue::attach_to_netns_and_pin(prologue.as_fd(), netns.as_fd(), pin).map_err(failed)
 }
 
 /// Defers the accepts of an outbound listener, in place of a predecessor's filter.
-pub(super) fn attach_defer_accept(ebpf: &Ebpf, listener: impl AsFd) -> Result<(), Error> {
+pub(super) fn attach_syn_deferral_to_listener(ebpf: &Ebpf, listener: impl AsFd) -> Result<(), Error> {
     let program =
         ebpf.program(DEFER_ACCEPT).ok_or(ProgramError::NotLoaded).and_then(<&SocketFilter>::try_from);
     program.and_then(|filter| filter.attach(listener)).map_err(program_error(DEFER_ACCEPT))
@@ -124,9 +124,9 @@ pub(super) fn is_only_program_at_veth(ebpf: &mut Ebpf, end: &HostVeth) -> Result
 }
 
 /// Loads the prologue of a pod, by the cookie of its network namespace.
-pub(super) fn load_prologue(ebpf: &Ebpf, cookie: u64) -> Result<OwnedFd, Error> {
+pub(super) fn load_pod_identity_prologue(ebpf: &Ebpf, cookie: u64) -> Result<OwnedFd, Error> {
     let descriptor = |name| ebpf.map(name).and_then(map_descriptor).ok_or(Error::Missing(name));
-    pod_sk_lookup_prologue::load_for_pod(cookie, descriptor(HERE)?, descriptor(INBOUND)?)
+    pod_identity_prologue::load_for_pod(cookie, descriptor(HERE)?, descriptor(INBOUND)?)
         .map_err(|error| program_error("gate")(ProgramError::IOError(error)))
 }
 

@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashMap as StdHashMap, HashSet};
 use std::net::IpAddr;
 
 use aya::maps::{HashMap, Map, MapData, MapError};
-use mesh_api::plan::PortsWithEndpoints;
+use mesh_api::plan::KnownServedPorts;
 use mesh_common::address::Address;
 use mesh_common::maps::{AddressPort, DESTINATION_ANY_PORT, DESTINATION_OPEN_PORTS};
 
@@ -30,7 +30,7 @@ impl DestinationMaps {
     /// of room.
     pub fn replace_all(
         &mut self,
-        wanted: impl Iterator<Item = (IpAddr, PortsWithEndpoints)>,
+        wanted: impl Iterator<Item = (IpAddr, KnownServedPorts)>,
     ) -> Result<(), Error> {
         let mut stale: StdHashMap<Address, u32> =
             self.known.iter().collect::<Result<_, _>>().map_err(map_error("DESTINATIONS"))?;
@@ -39,12 +39,12 @@ impl DestinationMaps {
         let mut told = Ok(());
         for (ip, reach) in wanted {
             let was = stale.remove(&Address::from(ip));
-            if let PortsWithEndpoints::Only(ports) = &reach {
+            if let KnownServedPorts::Only(ports) = &reach {
                 endpoints(ip, ports).for_each(|port| {
                     stale_ports.remove(&port);
                 });
             }
-            if (was, &reach) != (Some(DESTINATION_ANY_PORT), &PortsWithEndpoints::Unknown) {
+            if (was, &reach) != (Some(DESTINATION_ANY_PORT), &KnownServedPorts::Unknown) {
                 told = told.and(self.set(ip, &reach));
             }
         }
@@ -59,7 +59,7 @@ impl DestinationMaps {
     /// or is no longer. Errors: not all are known, for lack of room.
     pub fn apply_changes(
         &mut self,
-        mut changes: Vec<(IpAddr, Option<PortsWithEndpoints>, Option<PortsWithEndpoints>)>,
+        mut changes: Vec<(IpAddr, Option<KnownServedPorts>, Option<KnownServedPorts>)>,
     ) -> Result<(), Error> {
         // Removing first makes room.
         changes.sort_by_key(|(_, _, is)| is.is_some());
@@ -75,11 +75,11 @@ impl DestinationMaps {
         Ok(())
     }
 
-    fn set(&mut self, ip: IpAddr, reach: &PortsWithEndpoints) -> Result<(), Error> {
+    fn set(&mut self, ip: IpAddr, reach: &KnownServedPorts) -> Result<(), Error> {
         let value = match reach {
-            PortsWithEndpoints::Unknown => DESTINATION_ANY_PORT,
+            KnownServedPorts::Unknown => DESTINATION_ANY_PORT,
             // All of them each time: some may have found no room before.
-            PortsWithEndpoints::Only(ports) => {
+            KnownServedPorts::Only(ports) => {
                 let open = endpoints(ip, ports).try_for_each(|port| self.ports.insert(port, 1, 0));
                 if open.is_ok() { DESTINATION_OPEN_PORTS } else { DESTINATION_ANY_PORT }
             }
@@ -98,10 +98,10 @@ fn endpoints(ip: IpAddr, ports: &BTreeSet<u16>) -> impl Iterator<Item = AddressP
     ports.iter().map(move |port| AddressPort::new(ip.into(), *port))
 }
 
-fn ports_of(reach: Option<&PortsWithEndpoints>) -> &BTreeSet<u16> {
+fn ports_of(reach: Option<&KnownServedPorts>) -> &BTreeSet<u16> {
     static NONE: BTreeSet<u16> = BTreeSet::new();
     match reach {
-        Some(PortsWithEndpoints::Only(ports)) => ports,
-        Some(PortsWithEndpoints::Unknown) | None => &NONE,
+        Some(KnownServedPorts::Only(ports)) => ports,
+        Some(KnownServedPorts::Unknown) | None => &NONE,
     }
 }

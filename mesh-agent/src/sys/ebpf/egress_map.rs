@@ -26,7 +26,7 @@ pub struct EgressEntry {
 
 impl EgressEntry {
     /// Refuses every destination that the pod with this network namespace has no exception for.
-    pub fn refusal(netns: u64) -> Self {
+    pub fn refuse_all(netns: u64) -> Self {
         Self { prefix: PREFIX_BITS_OF_POD, key: refuse_all_key(netns) }
     }
 

@@ -26,7 +26,7 @@ impl FaultRing {
 
     /// Logs faults as they come, without refusals on purpose, and calls `notify` for each. Ends only with an
     /// error of the runtime.
-    pub async fn log_faults_and_notify(
+    pub async fn log_faults_and_pass_on(
         mut self,
         mut notify: impl FnMut(Fault, FaultEvent),
     ) -> io::Result<()> {

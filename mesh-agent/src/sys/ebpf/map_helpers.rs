@@ -34,7 +34,7 @@ where
 
 /// Opens a hash map of the object by a descriptor of its own, and leaves the object's; `None` if it has no
 /// such map.
-pub(super) fn copy_hash_map(ebpf: &Ebpf, name: &str) -> Option<MapData> {
+pub(super) fn dup_hash_map_handle(ebpf: &Ebpf, name: &str) -> Option<MapData> {
     let Map::HashMap(data) = ebpf.map(name)? else { return None };
     MapData::from_fd(data.fd().as_fd().try_clone_to_owned().ok()?).ok()
 }

@@ -9,34 +9,34 @@
 //! refused, not let out in plaintext) and the next agent takes over the same maps.
 
 mod attach;
-mod deferred_accept_maps;
+mod connect_results_for_kernel;
+mod deferred_syns_and_decisions;
 mod destination_maps;
-mod direct_maps;
+mod direct_routes_and_events;
 mod egress_map;
 mod fault_ring;
+mod known_sandboxes;
 mod link_update;
 mod map_helpers;
 mod maps_handed_to_proxy;
-mod pod_sk_lookup_prologue;
-mod pod_veth_maps;
-mod programs;
-mod recent_connect_results;
-mod sandbox_map;
-mod socket_address_map;
+mod original_destination_and_client_map;
+mod pod_identity_prologue;
+mod pod_link_maps;
+mod programs_and_pod_maps;
 mod trial_load;
 mod veth_flow_maps;
 
 pub use attach::unpin_all;
-pub use deferred_accept_maps::{DeferredSyns, SynDecisions};
+pub use connect_results_for_kernel::RecentConnectResults;
+pub use deferred_syns_and_decisions::{DeferredSyns, SynDecisions};
 pub use destination_maps::DestinationMaps;
-pub use direct_maps::{ByteTotals, DirectEvent, DirectMaps, PendingDirectConnection};
+pub use direct_routes_and_events::{ByteTotals, DirectEvent, DirectMaps, PendingDirectConnection};
 pub use egress_map::{EgressEntry, EgressMap};
 pub use fault_ring::FaultRing;
 pub use maps_handed_to_proxy::{MapsHandedToProxy, PROXY_MAP_NAMES};
-pub use pod_veth_maps::{PodLinkMap, clear_pinned_pod_links};
-pub use programs::{EbpfLogReader, LoadSettings, Programs, ebpf_log_level, probe_endpoints};
-pub use recent_connect_results::RecentConnectResults;
-pub use socket_address_map::SocketAddressMap;
+pub use original_destination_and_client_map::SocketAddressMap;
+pub use pod_link_maps::{PodLinkMap, clear_pinned_pod_links};
+pub use programs_and_pod_maps::{EbpfLogReader, LoadSettings, Programs, ebpf_log_level, probe_endpoints};
 pub use trial_load::TrialLoad;
 pub use veth_flow_maps::VethFlows;
 

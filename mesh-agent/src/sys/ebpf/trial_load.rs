@@ -6,7 +6,7 @@ use aya::{Ebpf, EbpfLoader};
 use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities};
 
 use super::map_helpers::take_map;
-use super::programs::{OBJECT, load_object};
+use super::programs_and_pod_maps::{OBJECT, load_object};
 use super::{Error, attach, map_error};
 
 /// The agent's own programs, loaded for a trial: this kernel accepts them.
@@ -21,7 +21,7 @@ impl TrialLoad {
             return Err(Error::NotEmbedded);
         }
         let ebpf = load_object(&mut EbpfLoader::new())?;
-        attach::load_prologue(&ebpf, 1)?;
+        attach::load_pod_identity_prologue(&ebpf, 1)?;
         Ok(Self { ebpf })
     }
 

@@ -11,7 +11,7 @@ use mesh_common::maps::AddressPort;
 use mesh_common::veth::{COUNT_OF_ALL_CLIENTS, CROWDED_FOR_NOW, FlowDirection, MAX_VETH_FLOWS, VethFlow};
 
 use super::attach;
-use super::map_helpers::{copy_hash_map, ignore_missing};
+use super::map_helpers::{dup_hash_map_handle, ignore_missing};
 use super::{Error, map_error};
 use crate::sys::Connection;
 
@@ -110,12 +110,15 @@ impl VethFlows {
     }
 
     pub(super) fn from_object(ebpf: &Ebpf) -> Option<Self> {
-        Self::from_map(copy_hash_map(ebpf, VETH_FLOWS)?)
+        Self::from_map(dup_hash_map_handle(ebpf, VETH_FLOWS)?)
     }
 
     /// Returns the two sockets of each flow over an interface, or of all flows: the client's, and the
     /// server's if there is one already.
-    pub fn socket_pairs(&self, interface: Option<u32>) -> Vec<(Connection, Option<Connection>)> {
+    pub fn client_and_server_sockets_over(
+        &self,
+        interface: Option<u32>,
+    ) -> Vec<(Connection, Option<Connection>)> {
         let is_its = |flow: &VethFlow| interface.is_none_or(|it| flow.in_if == it || flow.out_if == it);
         let ends = |(FlowDirection { from, to }, flow): (FlowDirection, VethFlow)| {
             let (from, to) = (SocketAddr::from(from), SocketAddr::from(to));

@@ -6,7 +6,7 @@ use std::time::Duration;
 use http::{HeaderName, StatusCode};
 
 use super::cors::CorsPolicy;
-use super::destination::HttpDestination;
+use super::destination_endpoints::HttpDestination;
 use super::request_match::{HeaderMatch, HttpMatch};
 use super::rewrite::{PathRewrite, Redirect, RedirectPath, RedirectPort, Rewrite};
 use super::text_match::TextMatch;
@@ -15,7 +15,7 @@ use super::{
     HttpRouteTable, Retries, RetryConditions,
 };
 use crate::plan::field_parsing::{self, Invalid};
-use crate::plan::traffic_policy::parse_nonzero_duration;
+use crate::plan::traffic_policy::parse_duration_zero_as_none;
 use crate::regular_expression::RegularExpression;
 use crate::wire::ext::{self as wire, http_redirect, http_rewrite, http_route};
 use crate::wire::{type_url, workload};
@@ -123,7 +123,7 @@ impl TryFrom<wire::HttpForward> for HttpForward {
             rewrite: from.rewrite.map(Rewrite::try_from).transpose()?.unwrap_or_default(),
             request_edits: from.request.map(HeaderEdits::from).unwrap_or_default(),
             response_edits: from.response.map(HeaderEdits::from).unwrap_or_default(),
-            timeout: parse_nonzero_duration("timeout", from.timeout)?,
+            timeout: parse_duration_zero_as_none("timeout", from.timeout)?,
             retries: from.retries.map(Retries::try_from).transpose()?.unwrap_or_default(),
             fault: from.fault.map(Fault::try_from).transpose()?.unwrap_or_default(),
             mirrors: from.mirrors.into_iter().map(mirror).collect::<Result<_, _>>()?,
@@ -244,13 +244,13 @@ impl TryFrom<wire::HttpRetries> for Retries {
         let default = Self::default();
         Ok(Self {
             attempts: from.attempts,
-            per_try_timeout: parse_nonzero_duration("per_try_timeout", from.per_try_timeout)?,
+            per_try_timeout: parse_duration_zero_as_none("per_try_timeout", from.per_try_timeout)?,
             conditions: if conditions == RetryConditions::default() && from.conditions.is_empty() {
                 default.conditions
             } else {
                 conditions
             },
-            backoff: parse_nonzero_duration("backoff", from.backoff)?.unwrap_or(default.backoff),
+            backoff: parse_duration_zero_as_none("backoff", from.backoff)?.unwrap_or(default.backoff),
         })
     }
 }
@@ -259,7 +259,7 @@ impl TryFrom<wire::HttpFault> for Fault {
     type Error = Invalid;
 
     fn try_from(from: wire::HttpFault) -> Result<Self, Invalid> {
-        let delay: Option<Duration> = parse_nonzero_duration("fault.delay", from.delay)?;
+        let delay: Option<Duration> = parse_duration_zero_as_none("fault.delay", from.delay)?;
         let abort = (from.abort_status > 0).then(|| status("fault.abort_status", from.abort_status));
         Ok(Self {
             delay: delay.map(|delay| (delay, from.delay_share.min(ALL))),

@@ -6,7 +6,7 @@
 
 mod cors;
 mod decode;
-mod destination;
+mod destination_endpoints;
 mod request_match;
 mod rewrite;
 mod text_match;
@@ -25,7 +25,7 @@ use super::workload::Workload;
 
 pub use self::cors::CorsPolicy;
 pub(crate) use self::decode::is_editable;
-pub use self::destination::HttpDestination;
+pub use self::destination_endpoints::HttpDestination;
 pub use self::request_match::{HttpMatch, RequestView, UnmetCondition};
 pub use self::rewrite::{PathRewrite, Redirect, RedirectPath, RedirectPort, Rewrite};
 pub use self::text_match::TextMatch;

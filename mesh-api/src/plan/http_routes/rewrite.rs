@@ -68,7 +68,7 @@ pub enum RedirectPort {
 impl PathRewrite {
     /// Returns the new path, without the query, of a request that `matched` fits; none if it would be too
     /// long.
-    pub fn apply(&self, path: &str, matched: Option<&HttpMatch>) -> Option<String> {
+    pub fn rewritten_path(&self, path: &str, matched: Option<&HttpMatch>) -> Option<String> {
         let rewritten = match self {
             Self::Uri(uri) => replace_prefix(path, matched, uri),
             Self::Regex(pattern, substitution) => pattern.replace_all(path, substitution, MAX_REWRITTEN)?,

@@ -234,11 +234,11 @@ fn a_rewrite_replaces_what_the_match_named() {
         (uri("/b/"), "/a", None, "/b/a"),
         (uri("b"), "/a/c", prefix("/a"), "/b/c"),
     ] {
-        let rewritten = rewrite.apply(path, Some(&matched(condition.clone())));
+        let rewritten = rewrite.rewritten_path(path, Some(&matched(condition.clone())));
         assert_eq!(rewritten.as_deref(), Some(expected), "{rewrite:?} {condition:?}");
     }
     let pattern = RegularExpression::new("^/v([0-9])/").unwrap();
-    let rewritten = PathRewrite::Regex(pattern, r"/\1/".into()).apply("/v2/a", None);
+    let rewritten = PathRewrite::Regex(pattern, r"/\1/".into()).rewritten_path("/v2/a", None);
     assert_eq!(rewritten.as_deref(), Some("/2/a"));
 }
 

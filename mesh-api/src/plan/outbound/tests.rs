@@ -3,7 +3,7 @@ use crate::plan::fixture::{
     address_bytes, as_web_member, pod, pod_resource, service, service_resource,
     service_with_traffic_policies, snapshot, web,
 };
-use crate::plan::{EndpointKey, Store, WaypointHandling};
+use crate::plan::{EndpointId, Store, WaypointHandling};
 use crate::wire::workload as wire;
 use crate::wire::workload::gateway_address;
 use crate::wire::workload::load_balancing::{HealthPolicy, Mode, Scope};
@@ -113,7 +113,7 @@ fn a_service_leads_to_its_endpoints() {
     assert_eq!(endpoints[0].weight, 1);
     assert_eq!(
         endpoints[0].key(),
-        EndpointKey { workload: "cluster//Pod/shop/a".into(), address: "10.244.2.1:8081".parse().unwrap() }
+        EndpointId { workload: "cluster//Pod/shop/a".into(), address: "10.244.2.1:8081".parse().unwrap() }
     );
     let snapshot_again = ask(web(&[VIP]), vec![as_web_member(pod("a", &["10.244.2.1"]), 8081)], VIP);
     let Destination::Service { endpoints: again, .. } = &snapshot_again else { panic!("{snapshot_again}") };
@@ -539,7 +539,7 @@ fn waypoints_that_are_ignored_are_gone_past() {
     let mut resources = behind_waypoints(service);
     resources.push(pod_resource(client()));
     let mut store = Store::default().with_waypoint_handling(WaypointHandling::Ignore);
-    assert_eq!(store.apply(type_url::ADDRESS, resources, Vec::new()), []);
+    assert_eq!(store.apply_response(type_url::ADDRESS, resources, Vec::new()), []);
     let snapshot = store.snapshot();
     let source = snapshot.workload(&client().uid).unwrap();
     let to = |destination: &str| destination_of(&snapshot, &source, destination.parse().unwrap());

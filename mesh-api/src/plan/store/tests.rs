@@ -11,11 +11,11 @@ use crate::wire::security::{Authorization, Clause, Match, Rule};
 use crate::wire::workload::{Extension, Locality, NetworkAddress, Port, TunnelProtocol};
 
 fn apply(store: &mut Store, resources: Vec<Resource>) -> Vec<RejectedResource> {
-    store.apply(type_url::ADDRESS, resources, Vec::new())
+    store.apply_response(type_url::ADDRESS, resources, Vec::new())
 }
 
 fn remove(store: &mut Store, name: &str) {
-    assert_eq!(store.apply(type_url::ADDRESS, Vec::new(), vec![name.into()]), []);
+    assert_eq!(store.apply_response(type_url::ADDRESS, Vec::new(), vec![name.into()]), []);
 }
 
 fn names(resources: impl Iterator<Item = Resource>) -> Vec<String> {
@@ -166,7 +166,7 @@ fn bad_wrappings_are_rejected_with_a_reason() {
     let garbage = Resource { resource: any(type_url::ADDRESS, b"\xff\xff\xff garbage"), ..good.clone() };
     let rejected = apply(&mut Store::default(), vec![garbage]);
     assert!(rejected[0].reason.to_string().starts_with("it can't be decoded: "), "{}", rejected[0]);
-    let other = Store::default().apply("type.googleapis.com/other", vec![good], vec!["x".into()]);
+    let other = Store::default().apply_response("type.googleapis.com/other", vec![good], vec!["x".into()]);
     let text = other[0].to_string();
     assert_eq!(text, "cluster//Pod/shop/bad: resources of type `type.googleapis.com/other` are not held");
 }
@@ -210,7 +210,11 @@ fn damaged_resources_do_no_harm() {
         for value in cut.chain(altered) {
             let mut store = Store::default();
             let any = Any { type_url: type_url.into(), value };
-            store.apply(type_url, vec![Resource { resource: Some(any), ..original.clone() }], Vec::new());
+            store.apply_response(
+                type_url,
+                vec![Resource { resource: Some(any), ..original.clone() }],
+                Vec::new(),
+            );
             let snapshot = store.snapshot();
             for workload in snapshot.workloads() {
                 for ip in snapshot.addresses() {
@@ -249,7 +253,7 @@ fn removal_is_by_uid_or_by_service_name() {
     assert!(snapshot.workload_by_address("10.0.0.1".parse().unwrap()).is_none());
     assert_eq!((snapshot.workload_count(), snapshot.addresses().count()), (0, 0));
     assert!(store.resource_versions(&XdsResourceType::ADDRESS).is_empty());
-    assert_eq!(store.apply(type_url::AUTHORIZATION, Vec::new(), vec!["shop/p".into()]), []);
+    assert_eq!(store.apply_response(type_url::AUTHORIZATION, Vec::new(), vec!["shop/p".into()]), []);
     assert_eq!(store.snapshot().policies().len(), 0);
     assert!(store.resource_versions(&XdsResourceType::AUTHORIZATION).is_empty());
 }
@@ -262,7 +266,7 @@ fn a_generation_is_new_only_if_something_is() {
     assert_eq!(first.generation(), 1);
     let again = Resource { version: "2".into(), ..pod_resource(pod("a", &["10.0.0.1"])) };
     assert_eq!(apply(&mut store, vec![again]), []);
-    assert_eq!(store.apply(type_url::AUTHORIZATION, vec![policy_resource(&policy())], vec![]), []);
+    assert_eq!(store.apply_response(type_url::AUTHORIZATION, vec![policy_resource(&policy())], vec![]), []);
     assert_eq!(
         store.resource_versions(&XdsResourceType::ADDRESS)["cluster//Pod/shop/a"],
         "2",
@@ -293,7 +297,7 @@ fn a_store_can_be_rebuilt_from_its_resources() {
         ..policy()
     })
     .resource;
-    assert_eq!(original.apply(type_url::AUTHORIZATION, vec![faulty], vec![]).len(), 1);
+    assert_eq!(original.apply_response(type_url::AUTHORIZATION, vec![faulty], vec![]).len(), 1);
     assert_eq!(
         original.resource_versions(&XdsResourceType::AUTHORIZATION)["shop/q"],
         "",
@@ -301,7 +305,7 @@ fn a_store_can_be_rebuilt_from_its_resources() {
     );
     let mut copy = Store::default();
     for of in XdsResourceType::ALL {
-        copy.apply(of.type_url, original.contents().resources(&of).collect(), Vec::new());
+        copy.apply_response(of.type_url, original.contents().resources(&of).collect(), Vec::new());
         assert_eq!(copy.resource_versions(&of), original.resource_versions(&of));
     }
     let (original, copy) = (original.snapshot(), copy.snapshot());

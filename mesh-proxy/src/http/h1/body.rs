@@ -2,7 +2,8 @@
 
 use bytes::{Buf, Bytes, BytesMut};
 
-use super::head::{MAX_HEAD, find_head_end, parse_trailers};
+use super::head_end::{MAX_HEAD, find_head_end};
+use super::trailers::parse_trailers;
 use super::{Fields, Malformed};
 
 /// Most bytes of the line that begins a chunk, with its extensions.
@@ -41,7 +42,7 @@ enum State {
     /// CR LF behind a chunk.
     ChunkEnd,
     /// So many bytes of the trailers were looked at.
-    Trailers(usize),
+    TrailersSummary(usize),
     Done,
 }
 
@@ -91,7 +92,7 @@ impl BodyDecoder {
                 }
                 State::ChunkLine => match chunk_size(input)? {
                     None => return Ok(BodyPiece::Incomplete),
-                    Some(0) => self.state = State::Trailers(0),
+                    Some(0) => self.state = State::TrailersSummary(0),
                     Some(size) => self.state = State::Chunk(size),
                 },
                 State::Chunk(left) => {
@@ -108,9 +109,9 @@ impl BodyDecoder {
                     [] | [b'\r'] => return Ok(BodyPiece::Incomplete),
                     _ => return Err(Malformed::Invalid("a chunk is longer than its size")),
                 },
-                State::Trailers(mut searched) => {
+                State::TrailersSummary(mut searched) => {
                     let trailers = trailers(input, &mut searched)?;
-                    self.state = State::Trailers(searched);
+                    self.state = State::TrailersSummary(searched);
                     let Some(trailers) = trailers else { return Ok(BodyPiece::Incomplete) };
                     self.state = State::Done;
                     return Ok(BodyPiece::End(trailers));

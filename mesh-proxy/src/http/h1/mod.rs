@@ -5,21 +5,24 @@
 
 mod body;
 mod connection_fields;
-mod fields;
-mod head;
+mod field_list;
+mod framing_fields;
+mod head_end;
 mod path;
 mod request_head;
 mod response_head;
+mod trailers;
 mod write_head;
 
 use http::StatusCode;
 
 pub use self::body::{BodyDecoder, BodyEncoder, BodyFraming, BodyPiece};
-pub use self::fields::Fields;
-pub use self::head::{MAX_HEAD, find_head_end, is_no_trailer};
+pub use self::field_list::Fields;
+pub use self::head_end::{MAX_HEAD, find_head_end};
 pub use self::path::normalize_path;
 pub use self::request_head::{RequestHead, is_authority};
 pub use self::response_head::ResponseHead;
+pub use self::trailers::is_no_trailer;
 pub use self::write_head::{ConnectionWord, ResponseLine, write_request_head, write_response_head};
 
 /// Version of a message.
@@ -70,6 +73,21 @@ impl Malformed {
             Self::Version => StatusCode::HTTP_VERSION_NOT_SUPPORTED,
             Self::Coding | Self::Unsupported(_) => StatusCode::NOT_IMPLEMENTED,
             Self::Expectation => StatusCode::EXPECTATION_FAILED,
+        }
+    }
+}
+
+impl From<httparse::Error> for Malformed {
+    /// Says the same of what the parser refuses.
+    fn from(error: httparse::Error) -> Self {
+        match error {
+            httparse::Error::HeaderName => Malformed::Invalid("a field's name is none"),
+            httparse::Error::HeaderValue => Malformed::Invalid("a field's value is none"),
+            httparse::Error::NewLine => Malformed::Invalid("a line ends without CR LF"),
+            httparse::Error::Status => Malformed::Invalid("the status is none"),
+            httparse::Error::Token => Malformed::Invalid("the first line is none of HTTP"),
+            httparse::Error::TooManyHeaders => Malformed::TooLarge,
+            httparse::Error::Version => Malformed::Version,
         }
     }
 }

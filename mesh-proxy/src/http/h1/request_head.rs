@@ -6,7 +6,8 @@ use httparse::Header;
 use mesh_api::plan::http_routes::RequestView;
 
 use super::connection_fields::ConnectionOptions;
-use super::head::{FramingFields, MAX_FIELDS, from_httparse, is_framing};
+use super::framing_fields::{FramingFields, is_framing};
+use super::head_end::MAX_FIELDS;
 use super::path::normalize_path;
 use super::{BodyFraming, Fields, Malformed, Version};
 
@@ -49,7 +50,7 @@ impl RequestHead {
         self.clear();
         let mut headers = [httparse::EMPTY_HEADER; MAX_FIELDS];
         let mut request = httparse::Request::new(&mut headers);
-        match request.parse(head).map_err(from_httparse)? {
+        match request.parse(head)? {
             httparse::Status::Complete(length) if length == head.len() => {}
             _ => return Err(Malformed::Invalid("the head has an empty line in it")),
         }
@@ -139,7 +140,7 @@ impl RequestHead {
                 self.takes_trailers |= field.value.split(|byte| *byte == b',').any(|it| has(it.trim_ascii()));
             }
         }
-        self.body = framing.framing().unwrap_or_default();
+        self.body = framing.declared_framing().unwrap_or_default();
         if self.options.upgrade && self.version == Version::Http11 {
             self.upgrade = only_upgrade(fields);
         }

@@ -3,7 +3,8 @@
 use http::StatusCode;
 
 use super::connection_fields::ConnectionOptions;
-use super::head::{FramingFields, MAX_FIELDS, from_httparse, is_framing};
+use super::framing_fields::{FramingFields, is_framing};
+use super::head_end::MAX_FIELDS;
 use super::{BodyFraming, Fields, Malformed, Version};
 
 /// The head of a response. Its memory is used again for the next response of the connection.
@@ -35,7 +36,7 @@ impl ResponseHead {
         self.clear();
         let mut headers = [httparse::EMPTY_HEADER; MAX_FIELDS];
         let mut response = httparse::Response::new(&mut headers);
-        match response.parse(head).map_err(from_httparse)? {
+        match response.parse(head)? {
             httparse::Status::Complete(length) if length == head.len() => {}
             _ => return Err(Malformed::Invalid("the head has an empty line in it")),
         }
@@ -63,7 +64,7 @@ impl ResponseHead {
         }
         self.frame_body(framing, method);
         // A server that says that 204 has a body may send one.
-        let may_go_on = self.status != StatusCode::NO_CONTENT || framing.framing().is_none();
+        let may_go_on = self.status != StatusCode::NO_CONTENT || framing.declared_framing().is_none();
         self.keeps_alive = self.body != BodyFraming::UntilClose
             && may_go_on
             && !self.options.close
@@ -91,7 +92,7 @@ impl ResponseHead {
             || status.is_informational()
             || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
             || method == "CONNECT" && status.is_success();
-        let framing = framing.framing();
+        let framing = framing.declared_framing();
         if has_none {
             self.body = BodyFraming::None;
             let says_length = method == "HEAD" || status == StatusCode::NOT_MODIFIED;

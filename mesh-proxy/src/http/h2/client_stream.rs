@@ -9,7 +9,7 @@ use h2::server::SendResponse;
 use h2::{Reason, RecvStream, SendStream};
 use http::Response;
 
-use super::window_shares::WindowShare;
+use super::window_shares::StreamWindowShare;
 use crate::http::client_connection::{DISCARD_TIME, MAX_DISCARDED};
 
 /// A client's stream.
@@ -18,11 +18,15 @@ pub(in crate::http) struct ClientStream {
     respond: SendResponse<Bytes>,
     /// Once the head of the response is sent.
     sending: Option<SendStream<Bytes>>,
-    _share: Option<WindowShare>,
+    _share: Option<StreamWindowShare>,
 }
 
 impl ClientStream {
-    pub(super) fn new(receive: RecvStream, respond: SendResponse<Bytes>, share: Option<WindowShare>) -> Self {
+    pub(super) fn new(
+        receive: RecvStream,
+        respond: SendResponse<Bytes>,
+        share: Option<StreamWindowShare>,
+    ) -> Self {
         Self { receive, respond, sending: None, _share: share }
     }
 
@@ -57,7 +61,7 @@ impl ClientStream {
     }
 
     /// Returns once the client has reset the stream, or is gone.
-    pub fn poll_gone(&mut self, context: &mut Context<'_>) -> Poll<io::Error> {
+    pub fn poll_stream_gone(&mut self, context: &mut Context<'_>) -> Poll<io::Error> {
         let reset = match &mut self.sending {
             Some(sending) => sending.poll_reset(context),
             None => self.respond.poll_reset(context),
@@ -70,7 +74,7 @@ impl ClientStream {
 
     /// Ends the stream after a whole response: what is left of the request is read and thrown away, so that
     /// the client reads the response, and after a while refused (RFC 9113, 8.1).
-    pub async fn finish(mut self) {
+    pub async fn drain_request(mut self) {
         let discard = async {
             let mut discarded = 0;
             while let Some(Ok(data)) = self.receive.data().await {

@@ -1,33 +1,27 @@
 //! Serves a connection that is read as HTTP/2: its requests, each in a task of its own.
 
 use std::future::poll_fn;
-use std::net::SocketAddr;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use h2::server::{self, SendResponse};
 use h2::{Reason, RecvStream};
 use http::Request;
-use mesh_api::plan::Workload;
 use mesh_calm::{Guarded, Role};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
 use super::client_stream::ClientStream;
-use super::window_shares::{WindowShare, WindowShares};
+use super::window_shares::{StreamWindowShare, WindowShares};
 use super::{DATA_OVERHEAD, MAX_FRAME, MAX_HEADER_LIST, MAX_STREAMS, SEND_BUFFER, STREAM_WINDOW};
-use crate::address_roles::{ClientAddress, OriginalDestination};
 use crate::http::READ_SIZE;
-use crate::http::client::Client;
-use crate::http::client_connection::LargeHead;
-use crate::http::exchange::{HttpConnection, Next, exchange};
+use crate::http::answer_request::{Next, answer_request};
+use crate::http::client_connection::LargeHeadReservation;
+use crate::http::downstream_client::Client;
 use crate::http::h1::{Malformed, RequestHead};
+use crate::http::http_connection::HttpConnection;
 use crate::http::local_response::LocalResponse;
-use crate::local_pod::LocalPod;
-use crate::telemetry::{RequestFlag, RequestRecord};
-use crate::worker::Worker;
 
 /// Time for the preface and the client's settings.
 const PREFACE_TIME: Duration = Duration::from_secs(10);
@@ -38,16 +32,10 @@ const MAX_TASKS: usize = 2 * MAX_STREAMS as usize;
 /// Time without a request after which a connection is closed (Envoy's default).
 const IDLE_TIME: Duration = Duration::from_hours(1);
 
-/// Serves a connection of `pod` to `original` until either side is done with it.
-pub async fn serve_http2(
-    worker: Rc<Worker>,
-    (pod, workload): (Arc<LocalPod>, Arc<Workload>),
-    socket: TcpStream,
-    (client, original): (ClientAddress, OriginalDestination),
-) {
-    // A response goes out as it comes. Where this fails it only comes later.
-    let _late_at_worst = socket.set_nodelay(true);
-    let about = Rc::new(HttpConnection { worker, pod, workload, client, original });
+/// Serves a connection until either side is done with it.
+pub async fn serve_http2(connection: HttpConnection, socket: TcpStream) {
+    let about = Rc::new(connection);
+    let client = about.client;
     let handshake = server::Builder::new()
         .initial_window_size(STREAM_WINDOW)
         .max_frame_size(MAX_FRAME)
@@ -86,7 +74,7 @@ pub async fn serve_http2(
                 }
                 let stream = (request, respond, shares.try_take());
                 tasks.spawn_local(serve_request(Rc::clone(&about), stream));
-                connection.set_target_window_size(shares.window());
+                connection.set_target_window_size(shares.connection_window());
             }
             Ok(Some(Err(error))) => return tracing::debug!(%client, %error, "HTTP/2 connection broke"),
             Ok(None) => return,
@@ -103,7 +91,7 @@ pub async fn serve_http2(
 /// Answers a request.
 async fn serve_request(
     about: Rc<HttpConnection>,
-    (request, respond, share): (Request<RecvStream>, SendResponse<Bytes>, Option<WindowShare>),
+    (request, respond, share): (Request<RecvStream>, SendResponse<Bytes>, Option<StreamWindowShare>),
 ) {
     let (parts, receive) = request.into_parts();
     let parsed = RequestHead::from_http2(&parts, receive.is_end_stream());
@@ -114,11 +102,12 @@ async fn serve_request(
         Err(malformed) => return refuse(&about, client, malformed).await,
     };
     let is_large = head.fields.size() > READ_SIZE;
-    let large_head = is_large.then(|| LargeHead::try_take(&about.worker.receive_budget(&about.pod)));
+    let large_head =
+        is_large.then(|| LargeHeadReservation::try_take(&about.worker.receive_budget(&about.pod)));
     if matches!(large_head, Some(None)) {
         return refuse(&about, client, Malformed::TooLarge).await;
     }
-    let next = Box::pin(exchange(&about, client, &mut head)).await;
+    let next = Box::pin(answer_request(&about, client, &mut head)).await;
     drop(large_head);
     end(next).await;
 }
@@ -127,18 +116,15 @@ async fn serve_request(
 async fn end(next: Next) {
     match next {
         Next::Reset(Client::Http2(mut stream)) => stream.reset(Reason::INTERNAL_ERROR),
-        Next::Close(Client::Http2(stream)) if !stream.receive.is_end_stream() => stream.finish().await,
+        Next::Close(Client::Http2(stream)) if !stream.receive.is_end_stream() => stream.drain_request().await,
         Next::Request(_) | Next::Close(_) | Next::Reset(_) | Next::Closed => {}
     }
 }
 
 /// Answers what is no request.
 async fn refuse(about: &HttpConnection, mut client: Client, malformed: Malformed) {
-    let (from, original): (SocketAddr, SocketAddr) = (about.client.address(), about.original.address());
-    let mut record = RequestRecord::new(&about.worker.metrics, from, original);
-    record.details.set_source_workload(&about.workload);
     let (status, reason) = (malformed.status(), malformed.to_string());
-    record.end(status, Some(RequestFlag::ClientProtocolError), &reason);
+    about.record_malformed(status, &reason);
     LocalResponse::with_text(status, &reason).send(&mut client, &RequestHead::default(), false).await;
     end(Next::Close(client)).await;
 }

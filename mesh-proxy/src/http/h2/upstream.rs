@@ -17,7 +17,7 @@ use http::{Request, Response};
 use mesh_calm::{Guarded, Role};
 use tokio::task::spawn_local;
 
-use super::window_shares::{WindowShare, WindowShares};
+use super::window_shares::{StreamWindowShare, WindowShares};
 use super::{DATA_OVERHEAD, MAX_FRAME, MAX_HEADER_LIST, MAX_STREAMS, SEND_BUFFER, STREAM_WINDOW};
 use crate::http::upstream_connection::{ServicePortSlot, UpstreamConnection};
 use crate::mux::PodReceiveBudget;
@@ -64,7 +64,7 @@ pub(in crate::http) struct UpstreamStream {
 /// That a connection has an open stream, until it is dropped.
 pub(in crate::http) struct CountedStream {
     connection: Rc<ConnectionState>,
-    _share: Option<WindowShare>,
+    _share: Option<StreamWindowShare>,
 }
 
 /// The head of a response, or what came instead.
@@ -131,7 +131,7 @@ impl Http2Connection {
             };
             let mut window = 0;
             let run = poll_fn(|context| {
-                let wanted = driven.shares.window();
+                let wanted = driven.shares.connection_window();
                 if wanted != std::mem::replace(&mut window, wanted) {
                     connection.set_target_window_size(wanted);
                 }
@@ -193,7 +193,7 @@ impl Http2Connection {
     }
 
     /// Returns the means of sending a request on it.
-    pub fn requests(&self) -> SendRequest<Bytes> {
+    pub fn request_sender(&self) -> SendRequest<Bytes> {
         self.requests.clone()
     }
 }
@@ -213,7 +213,7 @@ impl CountedStream {
                 Ok(UpstreamStream { send, response: Some(response), receive: None, counted: self })
             }
             Err(error) => {
-                self.end_connection();
+                self.mark_connection_over();
                 Err(error)
             }
         }
@@ -230,12 +230,12 @@ impl CountedStream {
     }
 
     /// Returns why policy ended the connection, if it did.
-    pub fn revocation(&self) -> Option<String> {
+    pub fn revocation_reason(&self) -> Option<String> {
         self.connection.revoked.borrow().clone()
     }
 
     /// Notes that the connection takes no more requests.
-    pub fn end_connection(&self) {
+    pub fn mark_connection_over(&self) {
         self.connection.is_over.set(true);
     }
 }

@@ -22,7 +22,7 @@ pub(super) struct WindowShares {
 }
 
 /// The share of one stream, until it is dropped.
-pub(super) struct WindowShare(Rc<Cell<u32>>);
+pub(super) struct StreamWindowShare(Rc<Cell<u32>>);
 
 impl WindowShares {
     pub fn new(budget: Rc<PodReceiveBudget>) -> Self {
@@ -30,7 +30,7 @@ impl WindowShares {
     }
 
     /// Takes a share for another stream; none if the pod's streams hold all that they may.
-    pub fn try_take(&self) -> Option<WindowShare> {
+    pub fn try_take(&self) -> Option<StreamWindowShare> {
         if self.in_use.get() == self.granted.get() {
             if !self.budget.try_take(STREAM_WINDOW as usize) {
                 return None;
@@ -38,11 +38,11 @@ impl WindowShares {
             self.granted.set(self.granted.get() + 1);
         }
         self.in_use.set(self.in_use.get() + 1);
-        Some(WindowShare(Rc::clone(&self.in_use)))
+        Some(StreamWindowShare(Rc::clone(&self.in_use)))
     }
 
     /// Returns the window that the connection is to have, bytes.
-    pub fn window(&self) -> u32 {
+    pub fn connection_window(&self) -> u32 {
         BASE_WINDOW + self.granted.get() * STREAM_WINDOW
     }
 }
@@ -53,7 +53,7 @@ impl Drop for WindowShares {
     }
 }
 
-impl Drop for WindowShare {
+impl Drop for StreamWindowShare {
     fn drop(&mut self) {
         self.0.set(self.0.get() - 1);
     }
@@ -72,7 +72,7 @@ mod tests {
         drop(first);
         assert!(!budget.try_take(2), "the peer may use it still");
         assert!(shares.try_take().is_some());
-        assert_eq!(shares.window(), BASE_WINDOW + 2 * STREAM_WINDOW);
+        assert_eq!(shares.connection_window(), BASE_WINDOW + 2 * STREAM_WINDOW);
         drop(shares);
         assert!(budget.try_take(2 * STREAM_WINDOW as usize));
     }

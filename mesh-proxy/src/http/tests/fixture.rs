@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use h2::client::SendRequest;
-use mesh_api::plan;
 use mesh_api::wire::ext::{self, http_route};
 use mesh_api::wire::type_url;
 use mesh_api::wire::workload::{AppProtocol, Extension, NetworkAddress, Port, PortList, Service, Workload};
@@ -21,12 +20,11 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::spawn_local;
 
 use super::http2_server::{Http2Server, is_http2, serve_http2_as};
-use crate::address_roles::{ClientAddress, OriginalDestination};
-use crate::fixture::{PlainSurroundings, WorkerWithPod, shop_workload, tcp_pair};
-use crate::http::h2::serve_http2;
-use crate::http::serve::serve_http1;
-use crate::local_pod::LocalPod;
-use crate::worker::Worker;
+use crate::connection_address_types::{ClientAddress, OriginalDestination};
+use crate::fixture::{PlainSurroundings, WorkerWithPod, tcp_pair, workload_in_shop};
+use crate::http::HttpConnection;
+use crate::http::detect::ClientProtocol;
+use crate::http::serve::serve_http;
 
 /// Namespace and host name of the service.
 pub const WEB: (&str, &str) = ("shop", "web.shop.svc.cluster.local");
@@ -173,8 +171,6 @@ async fn fill(socket: &mut TcpStream, input: &mut String) -> Option<()> {
 }
 
 /// Who connects, and where to.
-type Origin = (Rc<Worker>, (Arc<LocalPod>, Arc<plan::Workload>), (ClientAddress, OriginalDestination));
-
 /// A worker with the client `a`, and the servers.
 pub struct Mesh {
     pub node: WorkerWithPod,
@@ -270,27 +266,25 @@ impl Mesh {
     /// A connection of the client to the service.
     pub async fn connect(&self) -> Client {
         let (socket, accepted) = tcp_pair().await;
-        let (worker, client, addresses) = self.origin().await;
-        spawn_local(serve_http1(worker, client, accepted, addresses));
+        spawn_local(serve_http(ClientProtocol::Http1, self.origin().await, accepted));
         Client { socket, input: String::new() }
     }
 
     /// A connection of the client to the service in HTTP/2.
     pub async fn connect_http2(&self) -> SendRequest<Bytes> {
         let (socket, accepted) = tcp_pair().await;
-        let (worker, client, addresses) = self.origin().await;
-        spawn_local(serve_http2(worker, client, accepted, addresses));
+        spawn_local(serve_http(ClientProtocol::Http2, self.origin().await, accepted));
         let (requests, connection) = h2::client::handshake(socket).await.unwrap();
         spawn_local(connection);
         requests
     }
 
-    async fn origin(&self) -> Origin {
+    async fn origin(&self) -> HttpConnection {
         let (worker, pod) = (Rc::clone(&self.node.worker), Arc::clone(&self.node.pod));
         let workload = worker.wait_for_workload(&pod).await.unwrap();
         let client = ClientAddress::new("10.0.0.1:1000".parse().unwrap());
         let original = OriginalDestination::new(SocketAddr::from((VIP, 80)));
-        (worker, (pod, workload), (client, original))
+        HttpConnection { worker, pod, workload, client, original }
     }
 }
 
@@ -301,7 +295,7 @@ fn extension(name: &str, type_url: &str, content: &impl Message) -> Extension {
 
 fn member(version: &str, address: SocketAddr) -> Workload {
     let labels = ext::Labels { labels: [("version".to_owned(), version.to_owned())].into() };
-    let mut workload = shop_workload(version, address.ip());
+    let mut workload = workload_in_shop(version, address.ip());
     let ports = vec![Port { service_port: 80, target_port: address.port().into(), app_protocol: 0 }];
     workload.services.insert(format!("{}/{}", WEB.0, WEB.1), PortList { ports });
     workload.extensions.push(extension(ext::LABELS, type_url::LABELS, &labels));

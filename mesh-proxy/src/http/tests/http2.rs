@@ -1,5 +1,6 @@
 //! HTTP/2 at either side, or both.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,6 +12,7 @@ use mesh_api::wire::workload::AppProtocol;
 use super::fixture::{Mesh, ServerAnswer, span, to};
 use super::http2_server::Http2Answer;
 use crate::fixture::{run_as_worker, wait_until};
+use crate::telemetry::{AccessLog, AgentMetrics};
 
 /// A whole response.
 #[derive(Debug)]
@@ -131,6 +133,13 @@ fn a_call_of_grpc_that_fails_is_told_in_its_words() {
         mesh.set_routes(vec![elsewhere]);
         let whole = ask(&client, call("/a.B/C"), b"", None).await.unwrap();
         assert_eq!((whole.head.status().as_u16(), whole.outcome()), (200, "12"));
+        // It is counted as the client saw it.
+        let metrics = AgentMetrics::new(vec![Arc::clone(&mesh.node.worker.metrics)], AccessLog::disabled());
+        let text = metrics.render_prometheus().unwrap();
+        let counted = text.lines().find(|line| line.starts_with("istio_requests_total{")).unwrap();
+        for label in ["response_code=\"200\"", "grpc_response_status=\"12\"", "response_flags=\"NR\""] {
+            assert!(counted.contains(label), "{label} is not in {counted}");
+        }
 
         mesh.set_routes(vec![to("v1", |forward| forward.timeout = Some(span(Duration::from_millis(50))))]);
         mesh.servers["v1"].http2.answer(Http2Answer::Silence);

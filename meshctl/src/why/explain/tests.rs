@@ -85,10 +85,10 @@ fn snapshot(text: &str) -> Snapshot {
 fn taken(compiled: &compile::Compiled, waypoints: WaypointHandling) -> Snapshot {
     let mut store = Store::default().with_waypoint_handling(waypoints);
     let addresses = compiled.addresses.iter().map(|(name, it)| resource(type_url::ADDRESS, name, it));
-    assert_eq!(store.apply(type_url::ADDRESS, addresses.collect(), Vec::new()), []);
+    assert_eq!(store.apply_response(type_url::ADDRESS, addresses.collect(), Vec::new()), []);
     let policies =
         compiled.authorizations.iter().map(|(name, it)| resource(type_url::AUTHORIZATION, name, it));
-    assert_eq!(store.apply(type_url::AUTHORIZATION, policies.collect(), Vec::new()), []);
+    assert_eq!(store.apply_response(type_url::AUTHORIZATION, policies.collect(), Vec::new()), []);
     store.snapshot()
 }
 

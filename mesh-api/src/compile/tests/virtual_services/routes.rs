@@ -318,5 +318,5 @@ fn all_that_is_sent_agents_take() {
         name: name.clone(),
         ..Resource::default()
     });
-    assert_eq!(Store::default().apply(type_url::ADDRESS, resources.collect(), Vec::new()), []);
+    assert_eq!(Store::default().apply_response(type_url::ADDRESS, resources.collect(), Vec::new()), []);
 }

@@ -123,7 +123,7 @@ fn a_policy_that_is_not_understood_denies_until_a_good_one_comes() {
         let good = policy_resource(&allow(&[rule(&[])]));
         let mut store = store(vec![pod_resource(pod("db", &["10.244.1.3"]))], &[]);
         let mut apply = |resource: &Resource| {
-            let rejected = store.apply(type_url::AUTHORIZATION, vec![resource.clone()], Vec::new());
+            let rejected = store.apply_response(type_url::AUTHORIZATION, vec![resource.clone()], Vec::new());
             (rejected, outcome(&decide(&store.snapshot(), CLIENT)))
         };
         let (rejected, verdict) = apply(&bad);
@@ -135,7 +135,10 @@ fn a_policy_that_is_not_understood_denies_until_a_good_one_comes() {
     }
     let mut ignored = store(vec![pod_resource(pod("db", &["10.244.1.3"]))], &[]);
     let bad = dry(deny(&[single(ports(&[0]))]));
-    assert_eq!(ignored.apply(type_url::AUTHORIZATION, vec![policy_resource(&bad)], Vec::new()).len(), 1);
+    assert_eq!(
+        ignored.apply_response(type_url::AUTHORIZATION, vec![policy_resource(&bad)], Vec::new()).len(),
+        1
+    );
     assert_eq!(outcome(&decide(&ignored.snapshot(), CLIENT)), "allow", "in dry run it denies nothing");
 }
 

@@ -14,12 +14,12 @@ use mesh_common::address::Address;
 use mesh_common::maps::{AddressPort, EnrolledPod, InboundListenerKind, ListenerKey, ProxyProcess};
 use mesh_common::veth::{DirectPathMode, PodLinkKind, VethObstacle};
 
+use super::known_sandboxes::SandboxMap;
 use super::map_helpers::{ignore_missing, map_descriptor, replace_keys, take_map};
-use super::pod_veth_maps::{PodVethMaps, clear_pod_links_of_layouts};
-use super::sandbox_map::SandboxMap;
+use super::pod_link_maps::{PodVethMaps, clear_pod_links_of_layouts};
 use super::veth_flow_maps::{VETH_FLOWS, VethFlows};
 use super::{Error, PEER, PROXY_MAP_NAMES, attach, map_error};
-use crate::sys::{self, HostVeth, Netns, SocketKind};
+use crate::sys::{self, HostVeth, Netns, SocketPurpose};
 
 /// The object that `cargo xtask build-ebpf` made.
 pub(super) static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/mesh-ebpf.o"));
@@ -173,7 +173,7 @@ impl Programs {
         for netns in enrolled {
             attach::attach_prologue(&self.ebpf, netns, &self.link_of(netns.cookie()))?;
         }
-        attach::attach_to_cgroup(&mut self.ebpf, &self.cgroup, &self.cgroup_links)?;
+        attach::attach_cgroup_programs(&mut self.ebpf, &self.cgroup, &self.cgroup_links)?;
         for (_, path) in attach::list_pins(&self.root.join(LAYOUT).join("cgroups")) {
             if path != self.cgroup_links {
                 attach::unpin_all(&path).map_err(|error| Error::Path { path, error })?;
@@ -248,7 +248,7 @@ impl Programs {
 
     /// Returns pods, other than `cookies`, to whose veths a predecessor has attached a program, or whose
     /// flows it has filed.
-    pub fn stale_veth_pods(&self, cookies: &HashSet<u64>) -> HashSet<u64> {
+    pub fn leftover_veth_pods_except(&self, cookies: &HashSet<u64>) -> HashSet<u64> {
         let pinned =
             attach::list_pins(&self.veth_links).into_iter().filter_map(|(name, _)| name.parse().ok());
         self.veths
@@ -324,10 +324,14 @@ impl Programs {
     /// Defers the accepts of a pod's outbound listeners until the proxy knows whether the destination takes
     /// the connection. If that is not possible (sending SYNs again needs `CAP_NET_RAW`), which is logged, the
     /// client learns of a refusal after `connect()`.
-    pub fn try_hold_syns<'a>(&self, netns: &Netns, mut outbound: impl Iterator<Item = &'a TcpListener>) {
-        let can_send = sys::open_unconnected_sockets(netns, SocketKind::LoopbackV4, 1);
+    pub fn try_defer_outbound_accepts<'a>(
+        &self,
+        netns: &Netns,
+        mut outbound: impl Iterator<Item = &'a TcpListener>,
+    ) {
+        let can_send = sys::open_unconnected_sockets(netns, SocketPurpose::LoopbackPacketsV4, 1);
         let deferred = can_send.map_err(|error| error.to_string()).and_then(|_| {
-            let mut each = |listener| attach::attach_defer_accept(&self.ebpf, listener);
+            let mut each = |listener| attach::attach_syn_deferral_to_listener(&self.ebpf, listener);
             outbound.try_for_each(&mut each).map_err(|error| error.to_string())
         });
         if let Err(error) = deferred {

@@ -9,7 +9,7 @@ use mesh_api::plan::policy::Permit;
 use socket2::Socket;
 use tokio::net::{TcpSocket, TcpStream};
 
-use super::address_roles::{ClientAddress, UpstreamAddress};
+use super::connection_address_types::{ClientAddress, UpstreamAddress};
 use super::local_pod::LocalPod;
 use super::worker::Worker;
 

@@ -17,7 +17,7 @@ use crate::wire::workload::load_balancing::Scope;
 
 /// Which ports of an address of the mesh have an endpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum PortsWithEndpoints {
+pub enum KnownServedPorts {
     /// Only trying tells: it is a workload's, or differs between clients or HTTP requests.
     Unknown,
     /// It is a service's, and only these of its ports have endpoints.
@@ -27,34 +27,34 @@ pub enum PortsWithEndpoints {
 impl Snapshot {
     /// Returns the ports of an address that have an endpoint for the pods of a node; none if the mesh does
     /// not know it.
-    pub fn ports_with_endpoints(&self, ip: IpAddr, node: &str) -> Option<PortsWithEndpoints> {
+    pub fn known_served_ports(&self, ip: IpAddr, node: &str) -> Option<KnownServedPorts> {
         let ip = ip.to_canonical();
         let mut services = self.index.vips.services_at(ip);
         match (services.next(), services.next(), self.index.workload_by_address(ip)) {
             (None, _, None) => None,
             (Some(service), None, None) => Some(self.ports_with_endpoints_of(&service, node)),
-            _ => Some(PortsWithEndpoints::Unknown),
+            _ => Some(KnownServedPorts::Unknown),
         }
     }
 
-    fn ports_with_endpoints_of(&self, service: &Service, node: &str) -> PortsWithEndpoints {
-        let passes =
-            ClientTrafficPolicy::all_policies(&service.traffic).any(|it| it.lb == LoadBalancer::Passthrough);
+    fn ports_with_endpoints_of(&self, service: &Service, node: &str) -> KnownServedPorts {
+        let passes = ClientTrafficPolicy::policies_outside_subsets(&service.traffic)
+            .any(|it| it.lb == LoadBalancer::Passthrough);
         if passes
             || service.preference == LocalityPreference::Passthrough
             || service.visibility != Visibility::Public
             || !service.http_routes.is_empty()
         {
-            return PortsWithEndpoints::Unknown;
+            return KnownServedPorts::Unknown;
         }
         let entry = self.service_with_workloads(service);
         let somebody = |port: &u16| {
             entry.is_some_and(|entry| entry.has_workload_where(|member| takes(service, *port, member, node)))
         };
-        PortsWithEndpoints::Only(service.ports.iter().map(|port| port.port).filter(somebody).collect())
+        KnownServedPorts::Only(service.ports.iter().map(|port| port.port).filter(somebody).collect())
     }
 
-    /// Returns addresses whose [`Self::ports_with_endpoints`] may differ from that in an older state. Parts
+    /// Returns addresses whose [`Self::known_served_ports`] may differ from that in an older state. Parts
     /// that both states share are skipped.
     pub fn addresses_with_changed_ports_since(&self, older: &Self) -> HashSet<IpAddr> {
         let (come, gone) = self.added_and_removed_addresses_since(older);
@@ -88,16 +88,16 @@ mod tests {
 
     const VIP: &str = "10.96.0.1";
 
-    fn at(snapshot: &Snapshot, ip: &str) -> Option<PortsWithEndpoints> {
-        snapshot.ports_with_endpoints(ip.parse().unwrap(), "node1")
+    fn at(snapshot: &Snapshot, ip: &str) -> Option<KnownServedPorts> {
+        snapshot.known_served_ports(ip.parse().unwrap(), "node1")
     }
 
-    fn ports(ports: &[u16]) -> PortsWithEndpoints {
-        PortsWithEndpoints::Only(ports.iter().copied().collect())
+    fn ports(ports: &[u16]) -> KnownServedPorts {
+        KnownServedPorts::Only(ports.iter().copied().collect())
     }
 
     /// What there is at the service, given it and its pods.
-    fn of(service: wire::Service, pods: Vec<wire::Workload>) -> Option<PortsWithEndpoints> {
+    fn of(service: wire::Service, pods: Vec<wire::Workload>) -> Option<KnownServedPorts> {
         at(&snapshot(pods.into_iter().map(pod_resource).chain([service_resource(service)]).collect()), VIP)
     }
 
@@ -145,27 +145,27 @@ mod tests {
             )
         };
         assert_eq!(at(&snapshot_of(vec![]), "192.0.2.1"), None);
-        assert_eq!(at(&snapshot_of(vec![]), "10.244.1.2"), Some(PortsWithEndpoints::Unknown), "a pod");
+        assert_eq!(at(&snapshot_of(vec![]), "10.244.1.2"), Some(KnownServedPorts::Unknown), "a pod");
         assert_eq!(
             at(&snapshot_of(vec![web(&["10.244.1.2"])]), "10.244.1.2"),
-            Some(PortsWithEndpoints::Unknown),
+            Some(KnownServedPorts::Unknown),
             "both"
         );
         let other = wire::Service { hostname: "other.shop.svc.cluster.local".into(), ..web(&[VIP]) };
         assert_eq!(
             at(&snapshot_of(vec![web(&[VIP]), other]), VIP),
-            Some(PortsWithEndpoints::Unknown),
+            Some(KnownServedPorts::Unknown),
             "two services"
         );
         let hidden = wire::Service { visibility: wire::service::Visibility::Namespace.into(), ..web(&[VIP]) };
-        assert_eq!(at(&snapshot_of(vec![hidden]), VIP), Some(PortsWithEndpoints::Unknown));
+        assert_eq!(at(&snapshot_of(vec![hidden]), VIP), Some(KnownServedPorts::Unknown));
         let passes = LoadBalancing { mode: Mode::Passthrough.into(), ..LoadBalancing::default() };
         let passing = wire::Service { load_balancing: Some(passes), ..web(&[VIP]) };
-        assert_eq!(at(&snapshot_of(vec![passing]), VIP), Some(PortsWithEndpoints::Unknown));
+        assert_eq!(at(&snapshot_of(vec![passing]), VIP), Some(KnownServedPorts::Unknown));
         let lb = ext::PortPolicy { lb: ext::LoadBalancer::Passthrough.into(), ..ext::PortPolicy::default() };
         let policy = ext::TrafficPolicy { default: Some(lb), ..ext::TrafficPolicy::default() };
         let ruled = service_with_traffic_policies(web(&[VIP]), vec![policy]);
-        assert_eq!(at(&snapshot_of(vec![ruled]), VIP), Some(PortsWithEndpoints::Unknown));
+        assert_eq!(at(&snapshot_of(vec![ruled]), VIP), Some(KnownServedPorts::Unknown));
     }
 
     #[test]
@@ -175,7 +175,7 @@ mod tests {
         let before = store.snapshot();
         assert_eq!(at(&before, VIP), Some(ports(&[])));
         let ready = as_web_member(pod("web", &["10.244.1.1"]), 8080);
-        store.apply(type_url::ADDRESS, vec![pod_resource(ready)], vec![]);
+        store.apply_response(type_url::ADDRESS, vec![pod_resource(ready)], vec![]);
         let after = store.snapshot();
         let touched: BTreeSet<_> = after.addresses_with_changed_ports_since(&before).into_iter().collect();
         let expected: [IpAddr; 2] = ["10.96.0.1".parse().unwrap(), "10.244.1.1".parse().unwrap()];

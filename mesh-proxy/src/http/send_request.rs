@@ -8,14 +8,14 @@ use std::time::Duration;
 use tokio::time::Sleep;
 
 use super::body_pump::{BodyPump, BodySink, PumpError, poll_fill};
-use super::client::Client;
+use super::downstream_client::Client;
 use super::h1::{MAX_HEAD, Malformed, RequestHead, ResponseHead, find_head_end};
 use super::h2::{ResponseEvent, UpstreamStream, was_refused};
 use super::outgoing_request::OutgoingRequest;
 use super::upstream_connection::UpstreamConnection;
 use super::upstream_exchange::UpstreamExchange;
 use crate::authorized_connections::AuthorizedConnection;
-use crate::upstream;
+use crate::connect_to_endpoint::UpstreamError;
 
 /// Most interim responses to one request.
 const MAX_INTERIM: usize = 100;
@@ -31,7 +31,7 @@ pub(super) enum AttemptError {
     Overflow(u32),
     /// No connection could be made, so nothing was sent.
     #[error(transparent)]
-    Connect(upstream::Error),
+    Connect(UpstreamError),
     /// The connection ended without a response.
     #[error("the upstream connection ended: {0}")]
     Reset(String),
@@ -111,7 +111,7 @@ impl Timers {
     }
 
     /// Begins the time of another attempt with its request.
-    pub fn restart_attempt(&mut self) {
+    pub fn reset_attempt(&mut self) {
         self.attempt.running = None;
     }
 }
@@ -175,9 +175,11 @@ async fn read_http1_head(
                 Err(malformed) => return Poll::Ready(Err(AttemptError::Malformed(malformed))),
             }
             match poll_fill(context, io, input) {
-                Poll::Ready(Ok(0)) => return Poll::Ready(Err(outgoing.reset_error("closed"))),
+                Poll::Ready(Ok(0)) => return Poll::Ready(Err(outgoing.error_of_reset("closed"))),
                 Poll::Ready(Ok(_)) => outgoing.note_answer(),
-                Poll::Ready(Err(error)) => return Poll::Ready(Err(outgoing.reset_error(&error.to_string()))),
+                Poll::Ready(Err(error)) => {
+                    return Poll::Ready(Err(outgoing.error_of_reset(&error.to_string())));
+                }
                 Poll::Pending => return timers.poll_expired(context).map(Err),
             }
         }
@@ -206,7 +208,7 @@ async fn read_http2_head(
             Poll::Ready(Err(error)) => Poll::Ready(Err(stream_error(stream, &error))),
             Poll::Pending => timers.poll_expired(context).map(|late| {
                 // Who is silent may be gone.
-                stream.counted.end_connection();
+                stream.counted.mark_connection_over();
                 Err(late)
             }),
         }
@@ -218,11 +220,11 @@ async fn read_http2_head(
 
 /// Returns why a stream has no response.
 pub(super) fn stream_error(stream: &UpstreamStream, error: &h2::Error) -> AttemptError {
-    if let Some(reason) = stream.counted.revocation() {
+    if let Some(reason) = stream.counted.revocation_reason() {
         return AttemptError::Revoked(reason);
     }
     if error.is_go_away() {
-        stream.counted.end_connection();
+        stream.counted.mark_connection_over();
     }
     if was_refused(error) {
         return AttemptError::Refused(error.to_string());

@@ -7,7 +7,7 @@ use bytes::BytesMut;
 use http::StatusCode;
 use tokio::io::{AsyncWriteExt, Sink, sink};
 
-use super::body_pump::{BodyReader, BodySink, BodySource, BodyWriter, StreamEnd};
+use super::body_pump::{BodyFramer, BodySink, BodySource, BodyUnframer, EndStreamState};
 use super::client_connection::ClientConnection;
 use super::h1::{
     BodyDecoder, BodyEncoder, BodyFraming, ConnectionWord, Fields, ResponseHead, ResponseLine, Version,
@@ -22,11 +22,11 @@ pub(super) enum Client {
     /// HTTP/2: one stream of a connection.
     Http2(Box<ClientStream>),
     /// A copy of a request, whose response nobody waits for.
-    Nobody(Copied),
+    Nobody(MirroredContent),
 }
 
 /// What is left of the content of a copied request.
-pub(super) struct Copied {
+pub(super) struct MirroredContent {
     content: BytesMut,
     end: tokio::io::Empty,
     response: Sink,
@@ -47,7 +47,7 @@ pub(super) struct OutgoingResponse<'a> {
     pub is_end: bool,
 }
 
-impl Copied {
+impl MirroredContent {
     pub fn new(content: &[u8]) -> Self {
         Self { content: BytesMut::from(content), end: tokio::io::empty(), response: sink() }
     }
@@ -55,18 +55,18 @@ impl Copied {
 
 impl Client {
     /// Returns what takes the body of its request out of its framing.
-    pub fn body_reader(&self, framing: BodyFraming) -> BodyReader {
+    pub fn body_reader(&self, framing: BodyFraming) -> BodyUnframer {
         match self {
-            Self::Http1(_) => BodyReader::Http1(BodyDecoder::new(framing)),
-            Self::Http2(stream) => BodyReader::Http2 { is_done: stream.receive.is_end_stream() },
+            Self::Http1(_) => BodyUnframer::Http1(BodyDecoder::new(framing)),
+            Self::Http2(stream) => BodyUnframer::Http2 { is_done: stream.receive.is_end_stream() },
             Self::Nobody(copied) => {
-                BodyReader::Http1(BodyDecoder::new(BodyFraming::Length(copied.content.len() as u64)))
+                BodyUnframer::Http1(BodyDecoder::new(BodyFraming::Length(copied.content.len() as u64)))
             }
         }
     }
 
     /// Returns where the body of its request comes from.
-    pub fn source(&mut self) -> BodySource<'_> {
+    pub fn body_source(&mut self) -> BodySource<'_> {
         match self {
             Self::Http1(client) => BodySource::Http1(&mut client.socket, &mut client.input),
             Self::Http2(stream) => BodySource::Http2(&mut stream.receive),
@@ -85,13 +85,13 @@ impl Client {
 
     /// Begins a response. Returns what puts its body into its framing, and what is to be written before that.
     /// Errors: the client is gone.
-    pub fn begin_response(&mut self, response: &OutgoingResponse<'_>) -> io::Result<(BodyWriter, BytesMut)> {
+    pub fn begin_response(&mut self, response: &OutgoingResponse<'_>) -> io::Result<(BodyFramer, BytesMut)> {
         let mut head = BytesMut::new();
         if let Self::Http2(stream) = self {
             let OutgoingResponse { status, fields, body, announced_length, is_end, .. } = *response;
             stream.send_head(http2_response(status, fields, body, announced_length), is_end)?;
-            let end = if is_end { StreamEnd::Written } else { StreamEnd::Open };
-            return Ok((BodyWriter::Http2(end), head));
+            let end = if is_end { EndStreamState::Written } else { EndStreamState::Open };
+            return Ok((BodyFramer::Http2(end), head));
         }
         let line = ResponseLine {
             status: response.status,
@@ -101,7 +101,7 @@ impl Client {
             connection: response.connection,
         };
         write_response_head(&line, response.fields, &mut head);
-        Ok((BodyWriter::Http1(BodyEncoder::new(response.body, true)), head))
+        Ok((BodyFramer::Http1(BodyEncoder::new(response.body, true)), head))
     }
 
     /// Passes an interim response on. Errors: the client is gone.
@@ -131,9 +131,9 @@ impl Client {
     }
 
     /// Returns once the client of a stream has reset it, or is gone.
-    pub fn poll_gone(&mut self, context: &mut Context<'_>) -> Poll<io::Error> {
+    pub fn poll_stream_gone(&mut self, context: &mut Context<'_>) -> Poll<io::Error> {
         match self {
-            Self::Http2(stream) => stream.poll_gone(context),
+            Self::Http2(stream) => stream.poll_stream_gone(context),
             Self::Http1(_) | Self::Nobody(_) => Poll::Pending,
         }
     }
@@ -143,7 +143,7 @@ impl Client {
         match self {
             Self::Http1(client) => client.check_is_there(),
             Self::Http2(stream) => {
-                std::future::poll_fn(|context| match stream.poll_gone(context) {
+                std::future::poll_fn(|context| match stream.poll_stream_gone(context) {
                     Poll::Ready(error) => Poll::Ready(Err(error)),
                     Poll::Pending => Poll::Ready(Ok(())),
                 })

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mesh_api::plan::policy::Verdict;
-use mesh_api::plan::{EndpointKey, Snapshot};
+use mesh_api::plan::{EndpointId, Snapshot};
 use mesh_common::direct::{CONNECT_YES_TTL_NS, DIRECT_EVENTS_RING_BYTES, DirectEventKind, NO_SERVER};
 use mesh_proxy::telemetry::WorkerMetrics;
 use mesh_proxy::worker::SharedState;
@@ -14,8 +14,8 @@ use tokio::sync::watch;
 
 use super::flow_tracker::{ConnectionEnds, FlowPods, FlowTracker};
 use super::planned_routes::{PlannedRoutes, ReplanTrigger, RouteChange};
-use super::pod_links::PodLinks;
 use super::route_plan::{PlanContext, Pod, RoutePlan};
+use super::same_node_links::PodLinks;
 use super::{Ask, DirectReceiver, PodEvent};
 use crate::keeper_client::KeeperClient;
 use crate::node_surroundings::NodeShared;
@@ -66,7 +66,7 @@ pub struct DirectTask {
     older: HashMap<u64, DirectEvent>,
     /// Whether a predecessor's connections were added to these.
     found_older: bool,
-    resting: HashMap<EndpointKey, Instant>,
+    resting: HashMap<EndpointId, Instant>,
     links: PodLinks,
     /// Why plans are to be made again.
     stale: ReplanTrigger,
@@ -128,7 +128,7 @@ impl DirectTask {
                 Some(ask) = self.receiver.asks.recv() => self.answer(&ask),
                 Some(refusal) = self.receiver.refusals.recv() => {
                     let pod = self.table.pod_by_cookie(refusal.client);
-                    self.flows.record_refused(&refusal, pod, &self.shared.snapshot.load());
+                    self.flows.record_refused_without_endpoint(&refusal, pod, &self.shared.snapshot.load());
                 }
             }
         }
@@ -336,7 +336,7 @@ impl DirectTask {
         };
         let now = Instant::now();
         if let Some((_, policy)) = &plan.service {
-            self.shared.outliers.report_connect_result(&key, &plan.endpoints, policy, failure, now);
+            self.shared.outliers.report_result(&key, &plan.endpoints, policy, failure, now);
         }
         if failure.is_none() {
             plan.remember_affinity_endpoint(&self.shared.affinity, &key, event.destination, now);
@@ -420,7 +420,7 @@ pub(super) fn is_pending_connection_allowed(
 fn plan_context<'a>(
     snapshot: &'a Snapshot,
     shared: &'a SharedState,
-    resting: &'a HashMap<EndpointKey, Instant>,
+    resting: &'a HashMap<EndpointId, Instant>,
     links: &'a PodLinks,
 ) -> PlanContext<'a> {
     let SharedState { outliers, affinity, .. } = shared;

@@ -42,7 +42,7 @@ impl KeptBody {
     }
 
     /// Whether nothing that was read is missing.
-    pub fn is_whole(&self, read: u64) -> bool {
+    pub fn holds_all_read(&self, read: u64) -> bool {
         self.is_whole || read == 0
     }
 }

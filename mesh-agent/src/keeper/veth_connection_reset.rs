@@ -40,7 +40,7 @@ fn close(socket: &Connection, all: &NetnsByIp, destroy: fn(&Netns, &Connection) 
 
 /// Resets all connections from veth to veth, of agents whose programs are about to go.
 pub(super) fn reset_all_veth_connections(flows: &[VethFlows], places: impl FnOnce() -> NetnsByIp) {
-    let sockets: Vec<_> = flows.iter().flat_map(|flows| flows.socket_pairs(None)).collect();
+    let sockets: Vec<_> = flows.iter().flat_map(|flows| flows.client_and_server_sockets_over(None)).collect();
     if !sockets.is_empty() {
         tracing::info!(connections = sockets.len(), "resetting direct connections");
         reset(&sockets, &places());
@@ -64,7 +64,7 @@ impl PodTeardown {
     /// any more.
     fn work(self) {
         if let Some((ifindex, flows)) = self.flows {
-            reset(&flows.socket_pairs(Some(ifindex)), &self.places);
+            reset(&flows.client_and_server_sockets_over(Some(ifindex)), &self.places);
         }
         match fs::remove_file(&self.link) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {

@@ -10,14 +10,16 @@ use mesh_api::plan::http_routes::HttpDestination;
 use mesh_api::plan::outbound::{Destination, Reject, destination_of};
 use mesh_api::plan::{AppProtocol, Endpoint, Endpoints, PortPolicy, Service, Snapshot, Workload};
 
-use super::attempt::AttemptError;
-use super::exchange::HttpConnection;
 use super::h1::Version;
+use super::http_connection::HttpConnection;
+use super::send_request::AttemptError;
 use super::upstream_connection::{ServicePortSlot, UpstreamConnection};
 use super::upstream_connections::UpstreamKey;
+use crate::connect_to_endpoint::{
+    ClientContext, ConnectOptions, connect_to_endpoint, expected_transport_name,
+};
 use crate::telemetry::RequestFlag;
 use crate::tunnel::EarlyData;
-use crate::upstream::{self, ClientContext, ConnectOptions};
 use crate::worker::Worker;
 
 /// What endpoints are spoken to in.
@@ -30,7 +32,7 @@ pub(super) enum UpstreamProtocol {
 }
 
 /// Where the attempts of a request go.
-pub(super) struct Target {
+pub(super) struct TargetService {
     pub service: Arc<Service>,
     pub port: u16,
     pub policy: Arc<PortPolicy>,
@@ -45,7 +47,7 @@ pub(super) struct Opened {
     pub sent: usize,
 }
 
-impl Target {
+impl TargetService {
     /// Finds out where a request goes, which came in that version; no destination: to the service that the
     /// client addresses. Errors: nowhere, and why.
     pub fn find(
@@ -91,7 +93,7 @@ impl Target {
         endpoint: &Endpoint,
     ) -> &'static str {
         let nothing = BytesMut::new();
-        upstream::expected_transport_name(&self.client_context(connection, workload, &nothing), endpoint)
+        expected_transport_name(&self.client_context(connection, workload, &nothing), endpoint)
     }
 
     /// Opens a connection to an endpoint; `first` may go along with it. Errors: it can't be reached.
@@ -105,7 +107,7 @@ impl Target {
         let pool = &self.policy.pool;
         let options = ConnectOptions { timeout: pool.connect_timeout, keepalive: pool.keepalive };
         let origin = self.client_context(connection, workload, first);
-        match Box::pin(upstream::connect_to_endpoint(&origin, endpoint, options)).await {
+        match Box::pin(connect_to_endpoint(&origin, endpoint, options)).await {
             Ok(upstream) => {
                 let sent = upstream.early_bytes_sent();
                 Ok(Opened { connection: UpstreamConnection::new(upstream), sent })

@@ -11,7 +11,7 @@ use mesh_common::address::Address;
 use mesh_common::veth::{NEIGHBOUR_SLOTS, PodLinkKind, PodVeth, VethObstacle, neighbour_slot};
 
 use super::attach;
-use super::map_helpers::{copy_hash_map, ignore_missing, take_map};
+use super::map_helpers::{dup_hash_map_handle, ignore_missing, take_map};
 use super::{Error, map_error};
 
 /// Name of the map of how pods are connected.
@@ -27,7 +27,7 @@ impl PodVethMaps {
     /// Takes the maps out of the loaded object. Errors: one is missing or of another kind.
     pub fn from_loaded_object(ebpf: &mut Ebpf) -> Result<Self, Error> {
         // The proxy gets the first map as well.
-        let veths = Map::HashMap(copy_hash_map(ebpf, VETHS).ok_or(Error::Missing(VETHS))?);
+        let veths = Map::HashMap(dup_hash_map_handle(ebpf, VETHS).ok_or(Error::Missing(VETHS))?);
         Ok(Self {
             veths: veths.try_into().map_err(map_error(VETHS))?,
             neighbours: take_map(ebpf, "NEIGHBOURS")?,

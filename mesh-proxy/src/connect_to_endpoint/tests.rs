@@ -19,7 +19,7 @@ const OPTIONS: ConnectOptions = ConnectOptions { timeout: Duration::from_secs(20
 
 /// What came of an opening.
 struct Opened {
-    result: Result<Upstream, Error>,
+    result: Result<Upstream, UpstreamError>,
     exposed: bool,
 }
 
@@ -42,11 +42,11 @@ async fn open_with(
     Opened { result, exposed: origin.exposed.get() }
 }
 
-async fn opened(node: &WorkerWithPod, endpoint: &Endpoint) -> Result<Upstream, Error> {
+async fn opened(node: &WorkerWithPod, endpoint: &Endpoint) -> Result<Upstream, UpstreamError> {
     open_with(node, endpoint, EarlyData::None, OPTIONS).await.result
 }
 
-async fn refused(node: &WorkerWithPod, endpoint: &Endpoint) -> Error {
+async fn refused(node: &WorkerWithPod, endpoint: &Endpoint) -> UpstreamError {
     opened(node, endpoint).await.err().expect("no way")
 }
 
@@ -95,7 +95,9 @@ fn who_refuses_and_who_is_silent_are_told_apart() {
         let node = WorkerWithPod::new(PlainSurroundings::default());
         let error = refused(&node, &shop_endpoint("b", closed_port().await, TunnelProtocol::Plain)).await;
         assert!(
-            matches!(error, Error::Connect(_)) && error.is_connection_refused() && !error.stops_retries(),
+            matches!(error, UpstreamError::Connect(_))
+                && error.is_connection_refused()
+                && !error.stops_retries(),
             "{error}"
         );
         let unanswered = UnansweredConnects::All;
@@ -103,7 +105,7 @@ fn who_refuses_and_who_is_silent_are_told_apart() {
         let silent = shop_endpoint("b", spawn_echo_server().await, TunnelProtocol::Plain);
         let options = ConnectOptions { timeout: Duration::from_millis(50), ..OPTIONS };
         let error = open_with(&node, &silent, EarlyData::None, options).await.result.err().unwrap();
-        assert!(matches!(error, Error::Timeout(it) if it == options.timeout), "{error}");
+        assert!(matches!(error, UpstreamError::Timeout(it) if it == options.timeout), "{error}");
         assert!(!error.is_connection_refused() && !error.stops_retries());
     });
 }
@@ -129,7 +131,7 @@ fn a_pod_of_this_node_is_reached_without_encryption_if_its_policy_allows_it() {
         assert_eq!(answer, "hello<done>");
         node.configuration.set_policy(&shop_policy("no-a", Action::Deny, &["a"]));
         let error = refused(&node, &near).await;
-        assert!(matches!(&error, Error::Denied(why) if why.contains("shop/no-a")), "{error}");
+        assert!(matches!(&error, UpstreamError::Denied(why) if why.contains("shop/no-a")), "{error}");
         assert!(error.stops_retries());
     });
 }
@@ -154,7 +156,7 @@ fn without_a_certificate_there_is_no_way_once_it_was_waited_for() {
         node.worker.add_pod(&Arc::new(fixture::shop_pod("b", address.ip())));
         let began = Instant::now();
         let error = refused(&node, &shop_endpoint("b", address, TunnelProtocol::Hbone)).await;
-        assert!(matches!(&error, Error::NoCertificate(id) if *id == shop_identity("a")), "{error}");
+        assert!(matches!(&error, UpstreamError::NoCertificate(id) if *id == shop_identity("a")), "{error}");
         assert!(error.stops_retries());
         assert!((NEW_POD_WAIT..NEW_POD_WAIT * 2).contains(&began.elapsed()), "{:?}", began.elapsed());
     });
@@ -187,7 +189,7 @@ fn a_peer_that_proves_to_be_somebody_else_is_asked_for_nothing() {
         for framing in BOTH {
             let (node, peer, endpoint, _signer) = nodes(framing, "mallory", &[]).await;
             let error = refused(&node, &endpoint).await;
-            let Error::WrongPeer { found, expected } = &error else { panic!("{framing:?}: {error}") };
+            let UpstreamError::WrongPeer { found, expected } = &error else { panic!("{framing:?}: {error}") };
             assert_eq!((found.as_str(), expected), (shop_identity("mallory").as_str(), &shop_identity("b")));
             assert!(!error.stops_retries() && !error.is_connection_refused());
             assert_eq!(

@@ -1,6 +1,5 @@
 //! One request: which route it takes, and what becomes of it there.
 
-use std::rc::Rc;
 use std::sync::Arc;
 
 use http::StatusCode;
@@ -8,30 +7,17 @@ use mesh_api::plan::http_routes::{DirectResponse, Fault, HttpAction, HttpForward
 use mesh_api::plan::{Snapshot, Workload};
 use rand::RngExt;
 
-use super::client::Client;
 use super::cors::{self, CorsVerdict};
-use super::forward::{Forwarding, forward_request};
+use super::downstream_client::Client;
+use super::forward::{MatchedForward, forward_request};
 use super::h1::RequestHead;
+use super::http_connection::HttpConnection;
 use super::local_response::LocalResponse;
-use crate::address_roles::{ClientAddress, OriginalDestination};
-use crate::local_pod::LocalPod;
 use crate::telemetry::{RequestFlag, RequestRecord};
-use crate::worker::{DrainSignal, Worker};
+use crate::worker::DrainSignal;
 
 /// Shares of requests are in parts of this.
 const MILLION: u32 = 1_000_000;
-
-/// The connection that requests come on.
-#[derive(Clone)]
-pub(super) struct HttpConnection {
-    pub worker: Rc<Worker>,
-    /// The client.
-    pub pod: Arc<LocalPod>,
-    /// The client's workload when it connected.
-    pub workload: Arc<Workload>,
-    pub client: ClientAddress,
-    pub original: OriginalDestination,
-}
 
 /// A request to be answered.
 pub(super) struct Asked<'a> {
@@ -65,13 +51,16 @@ pub(super) enum Next {
 }
 
 /// Answers one request, by the configuration in force.
-pub(super) async fn exchange(connection: &HttpConnection, client: Client, head: &mut RequestHead) -> Next {
+pub(super) async fn answer_request(
+    connection: &HttpConnection,
+    client: Client,
+    head: &mut RequestHead,
+) -> Next {
     let snapshot = connection.worker.snapshot();
     let workload = snapshot.workload(&connection.workload.uid);
     let workload = workload.as_ref().unwrap_or(&connection.workload);
     let original = connection.original.address();
-    let mut record = RequestRecord::new(&connection.worker.metrics, connection.client.address(), original);
-    record.details.set_source_workload(workload);
+    let mut record = connection.new_record(workload);
     record.details.labels.source_identity = Some(connection.pod.identity.clone());
     record.set_request(&head.method, &head.authority, &head.path);
     record.set_is_grpc(head.is_grpc());
@@ -80,20 +69,22 @@ pub(super) async fn exchange(connection: &HttpConnection, client: Client, head: 
     let Some(routes) = HttpRoutes::find(&snapshot, workload, original) else {
         // The routes are gone since the connection was made.
         let forward = HttpForward::default();
-        let forwarding = Forwarding { forward: &forward, matched: None, destination: None, permission: None };
+        let forwarding =
+            MatchedForward { forward: &forward, matched: None, destination: None, permission: None };
         return forward_request(connection, client, asked, &forwarding, record).await;
     };
     record.details.labels.service = Some(Arc::clone(&routes.service));
     let Some(found) = routes.table.find_route(asked.head, workload, original.port()) else {
-        record.end(StatusCode::NOT_FOUND, Some(RequestFlag::NoRoute), "no route matches the request");
-        return respond(LocalResponse::with_text(StatusCode::NOT_FOUND, ""), client, &asked).await;
+        let response = LocalResponse::with_text(StatusCode::NOT_FOUND, "");
+        response.end_record(asked.head, record, Some(RequestFlag::NoRoute), "no route matches the request");
+        return respond(response, client, &asked).await;
     };
     record.set_route(&found.route.name);
-    answer(connection, client, asked, found, record).await
+    follow_route(connection, client, asked, found, record).await
 }
 
 /// Does with a request what its route says.
-async fn answer(
+async fn follow_route(
     connection: &HttpConnection,
     client: Client,
     asked: Asked<'_>,
@@ -102,7 +93,7 @@ async fn answer(
 ) -> Next {
     let permission = match cors::judge(route.cors.as_ref(), asked.head) {
         CorsVerdict::Answer(response) => {
-            record.end(response.status, None, "");
+            response.end_record(asked.head, record, None, "");
             return respond(response, client, &asked).await;
         }
         CorsVerdict::Allow(permission) => Some(permission),
@@ -110,34 +101,37 @@ async fn answer(
     };
     match &route.action {
         HttpAction::DirectResponse(DirectResponse { status, body }) => {
-            record.end(*status, None, "");
             let mut response = LocalResponse { status: *status, body, ..LocalResponse::default() };
             if !body.is_empty() {
                 response.fields.push("content-type", b"text/plain");
             }
             permission.iter().for_each(|permission| permission.add_to(&mut response.fields));
+            response.end_record(asked.head, record, None, "");
             respond(response, client, &asked).await
         }
         HttpAction::Redirect(redirect) => {
-            record.end(redirect.status, None, "");
             let mut response = LocalResponse { status: redirect.status, ..LocalResponse::default() };
             let location = redirect.location(asked.head, matched, connection.original.port());
             response.fields.push("location", location.as_bytes());
             permission.iter().for_each(|permission| permission.add_to(&mut response.fields));
+            response.end_record(asked.head, record, None, "");
             respond(response, client, &asked).await
         }
         HttpAction::Forward(forward) => {
             if let Some(status) = inject_fault(&forward.fault, &mut record).await {
-                record.end(status, Some(RequestFlag::FaultInjected), "`fault.abort` of the route");
-                return respond(LocalResponse::with_text(status, "fault filter abort"), client, &asked).await;
+                let response = LocalResponse::of_failure(status, RequestFlag::FaultInjected);
+                let reason = "`fault.abort` of the route";
+                response.end_record(asked.head, record, Some(RequestFlag::FaultInjected), reason);
+                return respond(response, client, &asked).await;
             }
             let ticket = rand::rng().random_range(0..forward.total_weight().max(1));
             let Some(destination) = forward.destination_for_ticket(ticket) else {
-                let status = StatusCode::SERVICE_UNAVAILABLE;
-                record.end(status, Some(RequestFlag::NoCluster), "the route has no destination");
-                return respond(LocalResponse::with_text(status, ""), client, &asked).await;
+                let response = LocalResponse::with_text(StatusCode::SERVICE_UNAVAILABLE, "");
+                let reason = "the route has no destination";
+                response.end_record(asked.head, record, Some(RequestFlag::NoCluster), reason);
+                return respond(response, client, &asked).await;
             };
-            let forwarding = Forwarding { forward, matched, destination: Some(destination), permission };
+            let forwarding = MatchedForward { forward, matched, destination: Some(destination), permission };
             forward_request(connection, client, asked, &forwarding, record).await
         }
     }

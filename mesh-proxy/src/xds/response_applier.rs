@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use crate::inheritance::xds_journal::XdsJournal;
 
 /// Takes responses into the store, and publishes the resulting snapshot.
-pub(super) struct SnapshotPublisher {
+pub(super) struct ResponseApplier {
     store: Arc<Mutex<Store>>,
     /// The configuration in force.
     pub snapshot: Arc<ArcSwap<Snapshot>>,
@@ -29,7 +29,7 @@ pub(super) struct SnapshotPublisher {
     pub responses: u64,
 }
 
-impl SnapshotPublisher {
+impl ResponseApplier {
     /// Creates one with an empty snapshot.
     pub fn new(store: Arc<Mutex<Store>>, journal: XdsJournal, release_memory: fn()) -> Self {
         let empty = Arc::new(Snapshot::default());
@@ -56,7 +56,8 @@ impl SnapshotPublisher {
             tracing::warn!(type_url, "the control plane sent resources of a type that was not asked for");
             return Vec::new();
         }
-        let rejected = self.lock_store().apply(&type_url, response.resources, response.removed_resources);
+        let rejected =
+            self.lock_store().apply_response(&type_url, response.resources, response.removed_resources);
         if !continues {
             self.missing.remove(type_url.as_str());
         }
@@ -107,11 +108,8 @@ mod tests {
 
     #[test]
     fn only_types_that_are_required_are_waited_for() {
-        let mut publisher = SnapshotPublisher::new(
-            Arc::default(),
-            XdsJournal::new(BequestSender::without_successor()),
-            || (),
-        );
+        let mut publisher =
+            ResponseApplier::new(Arc::default(), XdsJournal::new(BequestSender::without_successor()), || ());
         publisher.apply_response(whole(XdsResourceType::ADDRESS));
         assert!(!*publisher.ready.borrow(), "policies are required");
         let mut optional = XdsResourceType::AUTHORIZATION;

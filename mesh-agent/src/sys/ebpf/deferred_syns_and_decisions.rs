@@ -11,7 +11,7 @@ use mesh_common::maps::NetnsConnection;
 use mesh_common::ring_records;
 use rustix::event::{PollFd, PollFlags, poll};
 
-use super::direct_maps::monotonic_nanos;
+use super::direct_routes_and_events::monotonic_nanos;
 use super::{Error, map_error};
 
 /// Age of a SYN, nanoseconds, from which it is not handled: its kernel sends it again soon. It came before

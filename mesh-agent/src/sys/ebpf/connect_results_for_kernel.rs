@@ -8,7 +8,7 @@ use mesh_common::deferred_accept::{RECENT_ACCEPT_TTL_NS, RecentResult};
 use mesh_common::direct::DirectRouteKey;
 use mesh_common::maps::{AddressPort, RECENT_REFUSAL_TTL_NS};
 
-use super::direct_maps::monotonic_nanos;
+use super::direct_routes_and_events::monotonic_nanos;
 use super::{Error, map_error};
 
 /// The result of each pod's last connection to a destination. For a short time the kernel goes by it: it

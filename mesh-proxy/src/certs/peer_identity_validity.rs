@@ -59,7 +59,7 @@ impl VerifiedPeer {
 
     /// Returns when the identity is no longer valid.
     pub async fn wait_until_invalid(&self) {
-        let mut changes = self.trust.subscribe_validity_changes();
+        let mut changes = self.trust.subscribe_root_and_clock_changes();
         while self.is_valid() {
             let left = self.not_after.duration_since(SystemTime::now()).unwrap_or_default();
             tokio::select! {

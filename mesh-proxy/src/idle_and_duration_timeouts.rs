@@ -158,8 +158,8 @@ mod tests {
     }
 
     #[test]
-    fn a_server_that_goes_on_beyond_the_time_is_reset() {
-        fixture::a_server_that_goes_on_beyond_the_time_is_reset::<Plain>();
+    fn a_server_that_sends_beyond_the_max_duration_is_reset() {
+        fixture::a_server_that_sends_beyond_the_max_duration_is_reset::<Plain>();
     }
 
     #[test]

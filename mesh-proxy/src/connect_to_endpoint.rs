@@ -14,7 +14,7 @@ use mesh_api::plan::{Endpoint, TcpKeepalive, TunnelProtocol, Workload};
 use mesh_common::HBONE_PORT;
 use tokio::net::{TcpSocket, TcpStream};
 
-use super::address_roles::{ClientAddress, UpstreamAddress};
+use super::connection_address_types::{ClientAddress, UpstreamAddress};
 use super::inbound::{self, AuthorizedApplicationSocket, InboundRequest};
 use super::local_pod::LocalPod;
 use super::stream::{self, Stream};
@@ -48,7 +48,7 @@ impl Upstream {
 
 /// Why an endpoint could not be reached.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub enum UpstreamError {
     /// The connection could not be made.
     #[error("connecting: {0}")]
     Connect(#[from] io::Error),
@@ -77,7 +77,7 @@ pub enum Error {
     Denied(String),
 }
 
-impl Error {
+impl UpstreamError {
     /// Whether no other endpoint needs to be tried: a policy denies it, or there is no certificate to connect
     /// with.
     pub fn stops_retries(&self) -> bool {
@@ -108,7 +108,7 @@ impl Error {
 
     /// Returns the transport as the access log names it, if there was a tunnel that a peer refused a stream
     /// on.
-    pub fn refused_transport_name(&self) -> Option<&'static str> {
+    pub fn transport_of_refused_stream(&self) -> Option<&'static str> {
         match self {
             Self::Open(error) => Some(error.transport_name()),
             _ => None,
@@ -170,12 +170,12 @@ pub fn expected_transport_name(origin: &ClientContext<'_>, endpoint: &Endpoint) 
     }
 }
 
-/// Opens the way to `endpoint`. Errors: see [`Error`].
+/// Opens the way to `endpoint`. Errors: see [`UpstreamError`].
 pub async fn connect_to_endpoint(
     origin: &ClientContext<'_>,
     endpoint: &Endpoint,
     options: ConnectOptions,
-) -> Result<Upstream, Error> {
+) -> Result<Upstream, UpstreamError> {
     let opening = async {
         if let Some(destination) = near(origin, endpoint) {
             return local(origin, &destination, endpoint).await;
@@ -189,7 +189,9 @@ pub async fn connect_to_endpoint(
             TunnelProtocol::Hbone => Ok(Upstream::Stream(tunnel(origin, endpoint).await?)),
         }
     };
-    tokio::time::timeout(options.timeout, opening).await.map_err(|_| Error::Timeout(options.timeout))?
+    tokio::time::timeout(options.timeout, opening)
+        .await
+        .map_err(|_| UpstreamError::Timeout(options.timeout))?
 }
 
 /// Connects in the pod's network namespace, so that the source address and network policies hold. Errors:
@@ -218,7 +220,7 @@ async fn local(
     origin: &ClientContext<'_>,
     destination: &LocalPod,
     endpoint: &Endpoint,
-) -> Result<Upstream, Error> {
+) -> Result<Upstream, UpstreamError> {
     let arrival = InboundRequest {
         identity: Some(origin.pod.identity.clone()),
         client: origin.client,
@@ -227,15 +229,15 @@ async fn local(
     };
     match inbound::authorize_and_connect(origin.worker, destination, &endpoint.workload, &arrival).await {
         Ok(delivered) => Ok(Upstream::Local(delivered)),
-        Err(inbound::Error::Denied(reason)) => Err(Error::Denied(reason)),
-        Err(error) => Err(Error::Connect(io::Error::new(error.io_kind_without_mesh(), error))),
+        Err(inbound::Error::Denied(reason)) => Err(UpstreamError::Denied(reason)),
+        Err(error) => Err(UpstreamError::Connect(io::Error::new(error.io_kind_without_mesh(), error))),
     }
 }
 
 /// Opens a stream over mutual TLS. If its connection breaks it is opened again, unless the application may
 /// have got some of its bytes: where the other node's proxy was stopped, replaced or killed, its next one
 /// takes a new connection.
-async fn tunnel(origin: &ClientContext<'_>, endpoint: &Endpoint) -> Result<Stream, Error> {
+async fn tunnel(origin: &ClientContext<'_>, endpoint: &Endpoint) -> Result<Stream, UpstreamError> {
     for _ in 1..TRIES {
         match tunnel_once(origin, endpoint).await {
             Err(error) if error.is_loss() && !origin.exposed.get() => {
@@ -247,12 +249,12 @@ async fn tunnel(origin: &ClientContext<'_>, endpoint: &Endpoint) -> Result<Strea
     tunnel_once(origin, endpoint).await
 }
 
-async fn tunnel_once(origin: &ClientContext<'_>, endpoint: &Endpoint) -> Result<Stream, Error> {
+async fn tunnel_once(origin: &ClientContext<'_>, endpoint: &Endpoint) -> Result<Stream, UpstreamError> {
     let identity = origin
         .worker
         .wait_for_certificate(&origin.pod.identity)
         .await
-        .ok_or_else(|| Error::NoCertificate(origin.pod.identity.clone()))?;
+        .ok_or_else(|| UpstreamError::NoCertificate(origin.pod.identity.clone()))?;
     let destination = SocketAddr::new(endpoint.address.ip(), HBONE_PORT);
     let key = TunnelKey {
         source: Arc::clone(&origin.pod.uid),
@@ -262,7 +264,7 @@ async fn tunnel_once(origin: &ClientContext<'_>, endpoint: &Endpoint) -> Result<
     let make = |closed| start(origin, endpoint, destination, &identity, closed);
     let pooled = origin.worker.pool.get_or_open(key, &identity, &endpoint.expected_identities, make).await?;
     let result = open_on(&pooled.connection, origin, endpoint).await;
-    if matches!(&result, Err(Error::Open(error)) if error.is_connection_failure()) {
+    if matches!(&result, Err(UpstreamError::Open(error)) if error.is_connection_failure()) {
         pooled.retire();
     }
     result
@@ -272,7 +274,7 @@ async fn open_on(
     connection: &Tunnel,
     origin: &ClientContext<'_>,
     endpoint: &Endpoint,
-) -> Result<Stream, Error> {
+) -> Result<Stream, UpstreamError> {
     let opening = StreamRequest {
         client: origin.client.address(),
         destination: endpoint.address,
@@ -291,7 +293,7 @@ async fn start(
     destination: SocketAddr,
     identity: &WorkloadCertificate,
     closed: ClosedFlag,
-) -> Result<(Tunnel, VerifiedPeer), Error> {
+) -> Result<(Tunnel, VerifiedPeer), UpstreamError> {
     let (tls, peer) = connect(origin, endpoint, destination, identity).await?;
     let budget = origin.worker.receive_budget(origin.pod);
     let connection = Tunnel::start(tls, &budget, move || closed.mark_closed()).await?;
@@ -303,21 +305,21 @@ async fn connect(
     endpoint: &Endpoint,
     destination: SocketAddr,
     identity: &WorkloadCertificate,
-) -> Result<(tls::TlsStream<rustls::client::UnbufferedClientConnection>, VerifiedPeer), Error> {
+) -> Result<(tls::TlsStream<rustls::client::UnbufferedClientConnection>, VerifiedPeer), UpstreamError> {
     let tcp =
         connect_plain(origin.worker, origin.pod, UpstreamAddress::new(destination), Some(HBONE_KEEPALIVE))
             .await?;
     let started = Instant::now();
-    let tls = tls::client_handshake(tcp, Arc::clone(&identity.client)).await?;
+    let tls = tls::client_handshake_unverified_name(tcp, Arc::clone(&identity.client)).await?;
     origin.worker.metrics.observe_handshake_time(started.elapsed());
     let expected = || endpoint.workload.identity.clone();
     let peer =
         VerifiedPeer::new(&origin.worker.shared.certificates, tls.peer_certificates().unwrap_or_default())
-            .map_err(|error| Error::WrongPeer { found: error.to_string(), expected: expected() })?;
+            .map_err(|error| UpstreamError::WrongPeer { found: error.to_string(), expected: expected() })?;
     if endpoint.expected_identities.contains(peer.id()) {
         Ok((tls, peer))
     } else {
-        Err(Error::WrongPeer { found: peer.id().to_string(), expected: expected() })
+        Err(UpstreamError::WrongPeer { found: peer.id().to_string(), expected: expected() })
     }
 }
 

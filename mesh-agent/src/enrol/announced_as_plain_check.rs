@@ -89,7 +89,7 @@ mod tests {
             aliases: Vec::new(),
         };
         let mut store = Store::default();
-        assert!(store.apply(type_url::ADDRESS, vec![resource], Vec::new()).is_empty());
+        assert!(store.apply_response(type_url::ADDRESS, vec![resource], Vec::new()).is_empty());
         store.snapshot()
     }
 

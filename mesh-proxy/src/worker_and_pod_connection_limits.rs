@@ -42,13 +42,13 @@ pub enum LimitReached {
 
 /// A slot below all limits, given back when it is dropped.
 pub struct ConnectionSlot {
-    _worker: LimitSlot,
-    _pod: LimitSlot,
-    _from_elsewhere: Option<LimitSlot>,
+    _worker: SingleLimitSlot,
+    _pod: SingleLimitSlot,
+    _from_elsewhere: Option<SingleLimitSlot>,
 }
 
 /// A slot below one limit, given back when it is dropped.
-pub struct LimitSlot(Rc<ConnectionLimit>);
+pub struct SingleLimitSlot(Rc<ConnectionLimit>);
 
 impl ConnectionLimit {
     /// Creates a limit of `most` connections.
@@ -66,9 +66,9 @@ impl ConnectionLimit {
     }
 
     /// Takes a slot; none if all are taken.
-    pub fn try_take_slot(self: &Rc<Self>) -> Option<LimitSlot> {
+    pub fn try_take_slot(self: &Rc<Self>) -> Option<SingleLimitSlot> {
         self.free.set(self.free.get().checked_sub(1)?);
-        Some(LimitSlot(Rc::clone(self)))
+        Some(SingleLimitSlot(Rc::clone(self)))
     }
 
     /// Waits until all of `most` slots are free.
@@ -90,7 +90,7 @@ impl PodConnectionLimits {
     }
 
     /// Waits until the worker has a slot for this pod.
-    pub(crate) async fn wait_for_worker_slot(&self) -> LimitSlot {
+    pub(crate) async fn wait_for_worker_slot(&self) -> SingleLimitSlot {
         loop {
             let slot = self.try_take_worker_slot();
             match slot {
@@ -105,14 +105,14 @@ impl PodConnectionLimits {
         }
     }
 
-    fn try_take_worker_slot(&self) -> Option<LimitSlot> {
+    fn try_take_worker_slot(&self) -> Option<SingleLimitSlot> {
         let may = self.has_few() || self.worker.free.get() > self.worker.reserve;
         may.then(|| self.worker.try_take_slot())?
     }
 
     /// Takes a slot below the pod's own limits, to go with the worker's; none if one of them is reached. Then
     /// the worker's is given back.
-    pub(crate) fn try_take_pod_slot(&self, worker: LimitSlot) -> Option<ConnectionSlot> {
+    pub(crate) fn try_take_pod_slot(&self, worker: SingleLimitSlot) -> Option<ConnectionSlot> {
         let from_elsewhere = match &self.from_elsewhere {
             Some(limit) => Some(limit.try_take_slot()?),
             None => None,
@@ -129,7 +129,7 @@ impl PodConnectionLimits {
     }
 }
 
-impl Drop for LimitSlot {
+impl Drop for SingleLimitSlot {
     fn drop(&mut self) {
         let ConnectionLimit { free, reserve, returned, plenty, .. } = &*self.0;
         free.set(free.get() + 1);

@@ -4,20 +4,21 @@ use bytes::BytesMut;
 use http::StatusCode;
 use tokio::io::AsyncWriteExt;
 
-use super::attempt::{ResponseEnd, Timers, relay_response};
+use super::answer_request::Next;
 use super::body_pump::BodyPump;
-use super::client::{Client, OutgoingResponse};
 use super::client_connection::ClientConnection;
-use super::exchange::{HttpConnection, Next};
-use super::forward::Forwarding;
+use super::downstream_client::{Client, OutgoingResponse};
+use super::forward::MatchedForward;
 use super::grpc;
 use super::h1::{
     BodyFraming, ConnectionWord, RequestHead, ResponseHead, ResponseLine, Version, write_response_head,
 };
 use super::header_edits::apply_route_edits;
+use super::http_connection::HttpConnection;
 use super::local_response::{LocalResponse, connection_word};
 use super::outgoing_request::OutgoingRequest;
 use super::retry_loop::Reached;
+use super::send_request::{ResponseEnd, Timers, relay_response};
 use super::upstream_connection::UpstreamConnection;
 use super::upstream_connections::UpstreamKey;
 use super::upstream_exchange::UpstreamExchange;
@@ -40,7 +41,7 @@ pub(super) async fn relay_to_client(
     connection: &HttpConnection,
     (reached, mut client): (Reached, Client),
     mut answered: Answered,
-    (request, forwarding): (&RequestHead, &Forwarding<'_>),
+    (request, forwarding): (&RequestHead, &MatchedForward<'_>),
     mut record: RequestRecord,
 ) -> Next {
     answered.timers.end_attempt();
@@ -56,9 +57,10 @@ pub(super) async fn relay_to_client(
         }
     }
     if status == StatusCode::SWITCHING_PROTOCOLS || request.is_connect() && status.is_success() {
-        let status = StatusCode::BAD_GATEWAY;
-        record.end(status, Some(RequestFlag::UpstreamProtocolError), "nobody asked for another protocol");
-        LocalResponse::with_text(status, "").send(&mut client, request, false).await;
+        let response = LocalResponse::with_text(StatusCode::BAD_GATEWAY, "");
+        let reason = "nobody asked for another protocol";
+        response.end_record(request, record, Some(RequestFlag::UpstreamProtocolError), reason);
+        response.send(&mut client, request, false).await;
         return Next::Close(client);
     }
     let framing = framing_for_client(answered.response.body, request.version);
@@ -84,7 +86,7 @@ pub(super) async fn relay_to_client(
     let mut pump = BodyPump::new(reader, writer, head);
     let end = relay_response(&mut upstream, &mut client, &mut outgoing, &mut pump, &mut timers).await;
     drop(active);
-    record.set_body_bytes(outgoing.body_bytes(), pump.moved());
+    record.set_body_bytes(outgoing.body_bytes(), pump.content_bytes_read());
     if request.is_grpc() {
         record.set_grpc_status(pump.trailers().grpc_status.or_else(|| grpc::status_in_head(&response)));
     }
@@ -92,7 +94,12 @@ pub(super) async fn relay_to_client(
         ResponseEnd::Complete => {
             record.end(status, None, "");
             let may_follow = stays && outgoing.has_read_all();
-            keep_or_close(&connection.worker, key, upstream, outgoing.is_sent() && response.keeps_alive);
+            keep_or_close_upstream(
+                &connection.worker,
+                key,
+                upstream,
+                outgoing.is_sent() && response.keeps_alive,
+            );
             return if may_follow { Next::Request(client) } else { Next::Close(client) };
         }
         ResponseEnd::Late(reason) => (RequestFlag::Timeout, reason),
@@ -104,7 +111,7 @@ pub(super) async fn relay_to_client(
 }
 
 /// Keeps an endpoint's connection for the next request, or closes it; of HTTP/2, its stream is over.
-pub(super) fn keep_or_close(
+pub(super) fn keep_or_close_upstream(
     worker: &Worker,
     key: UpstreamKey,
     upstream: UpstreamExchange,
@@ -125,8 +132,8 @@ fn changes_protocol(request: &RequestHead, status: StatusCode) -> bool {
 
 /// Changes the response's fields: those of the route last, or first if it has one destination. What browsers
 /// are told comes after them, as in Envoy.
-fn edit(response: &mut ResponseHead, forwarding: &Forwarding<'_>) {
-    let Forwarding { forward, destination, permission, .. } = forwarding;
+fn edit(response: &mut ResponseHead, forwarding: &MatchedForward<'_>) {
+    let MatchedForward { forward, destination, permission, .. } = forwarding;
     let of_destination = destination.map(|destination| &destination.response_edits);
     let is_only = forward.destinations.len() == 1;
     apply_route_edits(is_only, &forward.response_edits, of_destination, &mut response.fields);

@@ -59,7 +59,7 @@ fn workload(of: &Workload) -> WorkloadStatus {
 }
 
 fn service(snapshot: &Snapshot, of: &Service) -> ServiceStatus {
-    let (endpoints, ready_endpoints) = snapshot.workload_and_ready_counts(of);
+    let (endpoints, ready_endpoints) = snapshot.service_workload_and_ready_counts(of);
     ServiceStatus {
         namespace: of.namespace.to_string(),
         hostname: of.hostname.to_string(),
