@@ -8,9 +8,9 @@ use bytes::{Buf, Bytes, BytesMut};
 use h2::{RecvStream, SendStream};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 
-use super::READ_SIZE;
 use super::h1::{BodyDecoder, BodyEncoder, BodyPiece, Fields, Malformed};
 use super::h2::{fields_of, header_map_of};
+use super::{READ_SIZE, read_buffers};
 use crate::mux::MAX_BYTES_PER_TURN;
 
 /// Where a body comes from.
@@ -170,6 +170,9 @@ impl BodyPump {
     ) -> Poll<Result<(), PumpError>> {
         let mut turn = MAX_BYTES_PER_TURN;
         loop {
+            if !self.out.is_empty() {
+                self.add_what_came(context, from, &mut keep)?;
+            }
             let written = self.out.len();
             ready!(self.poll_write_out(context, to)).map_err(PumpError::Write)?;
             if self.has_read_all() {
@@ -218,6 +221,28 @@ impl BodyPump {
                 Poll::Ready(Ok(()))
             }
         }
+    }
+
+    /// Adds what has come already to what is to be written: a head goes out with the body behind it.
+    fn add_what_came(
+        &mut self,
+        context: &mut Context<'_>,
+        from: &mut BodySource<'_>,
+        keep: &mut impl FnMut(&[u8]),
+    ) -> Result<(), PumpError> {
+        if self.has_read_all() {
+            return Ok(());
+        }
+        match from {
+            BodySource::Http1(_, input) => self.take_what_came(input, keep).map(drop)?,
+            // It waits for nothing while something is to be written.
+            BodySource::Http2(_) => {
+                if let Poll::Ready(read) = self.poll_read(context, from, keep) {
+                    read?;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Takes the pieces that are there out of `input`. Returns whether there are none, so that more has to be
@@ -350,7 +375,7 @@ pub(super) fn poll_fill(
     from: &mut (impl AsyncRead + Unpin + ?Sized),
     input: &mut BytesMut,
 ) -> Poll<io::Result<usize>> {
-    input.reserve(READ_SIZE);
+    read_buffers::make_room(input);
     // Nothing is lost if it is dropped before it is ready.
     pin!(from.read_buf(input)).poll(context)
 }

@@ -10,8 +10,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::READ_SIZE;
 use super::h1::{BodyDecoder, BodyFraming, BodyPiece, MAX_HEAD, Malformed, find_head_end};
+use super::{READ_SIZE, read_buffers};
 use crate::mux::PodReceiveBudget;
 
 /// Memory that a large head takes: as it came, as it is read, and as it is written.
@@ -77,7 +77,7 @@ impl ClientConnection {
         if !self.input.is_empty() {
             return true;
         }
-        self.input = BytesMut::new();
+        read_buffers::give_back(&mut self.input);
         if !matches!(timeout(IDLE_TIME, self.socket.readable()).await, Ok(Ok(()))) {
             return false;
         }
@@ -115,7 +115,7 @@ impl ClientConnection {
     }
 
     async fn fill(&mut self) -> io::Result<usize> {
-        self.input.reserve(READ_SIZE);
+        read_buffers::make_room(&mut self.input);
         self.socket.read_buf(&mut self.input).await
     }
 

@@ -15,7 +15,7 @@ use super::http_connection::HttpConnection;
 use super::kept_body::KeptBody;
 use super::local_response::LocalResponse;
 use super::mirror::{Mirrored, chosen_mirrors};
-use super::outgoing_head::{RequestLine, edit_head, write_head};
+use super::outgoing_head::{RequestLine, edit_fields, request_line, write_head};
 use super::outgoing_request::OutgoingRequest;
 use super::relay_response::{Answered, relay_to_client};
 use super::retry_loop::RetryLoop;
@@ -56,7 +56,8 @@ pub(super) async fn forward_request(
         }
     };
     record.details.labels.service = Some(Arc::clone(&target.service));
-    let line = edit_head(asked.head, forwarding);
+    edit_fields(asked.head, forwarding);
+    let line = request_line(asked.head, forwarding);
     let written = line.as_ref().and_then(|line| write_head(asked.head, line, target.protocol));
     let Some((line, outgoing_head)) = line.zip(written) else {
         let status = StatusCode::BAD_REQUEST;
@@ -120,7 +121,7 @@ fn shorter(one: Option<Duration>, other: Option<Duration>) -> Option<Duration> {
 fn send_copies(
     connection: &HttpConnection,
     asked: &Asked<'_>,
-    line: &RequestLine,
+    line: &RequestLine<'_>,
     mirrors: &[&HttpDestination],
     content: Option<&[u8]>,
 ) {

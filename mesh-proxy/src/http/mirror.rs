@@ -67,19 +67,25 @@ pub(super) struct Mirrored {
     connection: HttpConnection,
     workload: Arc<Workload>,
     head: RequestHead,
-    line: RequestLine,
+    line: RequestLine<'static>,
     content: BytesMut,
 }
 
 impl Mirrored {
     /// Copies a request that was read to its end.
-    pub fn new(connection: &HttpConnection, asked: &Asked<'_>, line: &RequestLine, content: &[u8]) -> Self {
-        let RequestLine { target, authority } = line.clone();
+    pub fn new(
+        connection: &HttpConnection,
+        asked: &Asked<'_>,
+        line: &RequestLine<'_>,
+        content: &[u8],
+    ) -> Self {
+        let target = line.target.clone().into_owned().into();
+        let authority = shadow_authority(&line.authority).into();
         Self {
             connection: connection.clone(),
             workload: Arc::clone(asked.workload),
             head: asked.head.clone(),
-            line: RequestLine { target, authority: shadow_authority(&authority) },
+            line: RequestLine { target, authority },
             content: BytesMut::from(content),
         }
     }
@@ -121,14 +127,14 @@ impl Mirrored {
             response: ResponseHead::default(),
             timers: Timers::new(None, None),
         };
-        let mut upstream = attempt.attempt(endpoint, &mut client).await.ok()?;
+        let key = target.upstream_key(&self.connection, endpoint);
+        let mut upstream = attempt.attempt(&key, endpoint, &mut client).await.ok()?;
         let RetryLoop { mut outgoing, response, mut timers, .. } = attempt;
         let writer = BodyFramer::Http1(BodyEncoder::new(BodyFraming::UntilClose, false));
         let mut pump = BodyPump::new(upstream.body_reader(response.body), writer, BytesMut::new());
         let end = relay_response(&mut upstream, &mut client, &mut outgoing, &mut pump, &mut timers).await;
         drop(active);
         let is_whole = matches!(end, ResponseEnd::Complete);
-        let key = target.upstream_key(&self.connection, endpoint);
         keep_or_close_upstream(worker, key, upstream, is_whole && outgoing.is_sent() && response.keeps_alive);
         is_whole.then_some(())
     }

@@ -26,6 +26,7 @@ mod local_response;
 mod mirror;
 mod outgoing_head;
 mod outgoing_request;
+pub mod read_buffers;
 mod relay_response;
 mod retry_loop;
 mod send_request;

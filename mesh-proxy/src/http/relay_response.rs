@@ -51,7 +51,8 @@ pub(super) async fn relay_to_client(
     if changes_protocol(request, status) {
         match (client, upstream) {
             (Client::Http1(client), UpstreamExchange::Http1(upstream)) => {
-                return tunnel(*upstream, client, &answered.response, record).await;
+                // Boxed, since few requests become one.
+                return Box::pin(tunnel(*upstream, client, &answered.response, record)).await;
             }
             (other, stream) => (client, upstream) = (other, stream),
         }
@@ -118,7 +119,7 @@ pub(super) fn keep_or_close_upstream(
     is_reusable: bool,
 ) {
     match upstream {
-        UpstreamExchange::Http1(upstream) if is_reusable => worker.http_connections.keep(key, *upstream),
+        UpstreamExchange::Http1(upstream) if is_reusable => worker.http_connections.keep(key, upstream),
         UpstreamExchange::Http1(upstream) => upstream.close_in_order(),
         UpstreamExchange::Http2(_) => {}
     }

@@ -72,7 +72,8 @@ impl RetryLoop<'_> {
             record.begin_attempt(endpoint);
             record.details.transport =
                 self.target.expected_transport(self.connection, self.workload, endpoint);
-            let attempted = self.attempt(endpoint, client).await;
+            let upstream_key = self.target.upstream_key(self.connection, endpoint);
+            let attempted = self.attempt(&upstream_key, endpoint, client).await;
             if let Ok(upstream) = &attempted {
                 let (transport, policy) = upstream.way();
                 record.note_way(transport, policy);
@@ -84,8 +85,7 @@ impl RetryLoop<'_> {
                     if let Some((own, timeout)) = own {
                         affinity.remember_endpoint(own, &key, timeout, Instant::now());
                     }
-                    let key = self.target.upstream_key(self.connection, endpoint);
-                    return Ok(Reached { key, upstream, active });
+                    return Ok(Reached { key: upstream_key, upstream, active });
                 }
                 Err(error) if !may_retry || !self.is_retriable(&error) => return Err(error),
                 Ok(upstream) => upstream.abandon(),
@@ -102,15 +102,16 @@ impl RetryLoop<'_> {
     /// Makes one attempt. Errors: it has no response.
     pub async fn attempt(
         &mut self,
+        key: &UpstreamKey,
         endpoint: &Endpoint,
         client: &mut Client,
     ) -> Result<UpstreamExchange, AttemptError> {
         match self.target.protocol {
-            UpstreamProtocol::Http1 => self.attempt_http1(endpoint, client).await,
-            UpstreamProtocol::Http2 => match self.attempt_http2(endpoint, client).await {
+            UpstreamProtocol::Http1 => self.attempt_http1(key, endpoint, client).await,
+            UpstreamProtocol::Http2 => match self.attempt_http2(key, endpoint, client).await {
                 // The endpoint has not begun with it: once more, on a new connection.
                 Err(AttemptError::Refused(_)) if self.outgoing.is_repeatable() => {
-                    self.attempt_http2(endpoint, client).await
+                    self.attempt_http2(key, endpoint, client).await
                 }
                 attempted => attempted,
             },
@@ -119,15 +120,15 @@ impl RetryLoop<'_> {
 
     async fn attempt_http1(
         &mut self,
+        key: &UpstreamKey,
         endpoint: &Endpoint,
         client: &mut Client,
     ) -> Result<UpstreamExchange, AttemptError> {
-        let key = self.target.upstream_key(self.connection, endpoint);
         let worker = &self.connection.worker;
-        if let Some(mut pooled) = worker.http_connections.take(&key).await {
+        if let Some(mut pooled) = worker.http_connections.take(key).await {
             pooled.hold_slot(self.target.take_slot(worker)?);
             self.outgoing.begin_attempt(&mut self.timers);
-            match self.send_on(UpstreamExchange::Http1(Box::new(pooled)), client).await {
+            match self.send_on(UpstreamExchange::Http1(pooled), client).await {
                 // The server closed it as the request was on its way (RFC 9112, 9.3.1), which costs no retry:
                 // once, on a new connection.
                 Err(AttemptError::Reset(_)) if self.can_repeat_at_once() => {}
@@ -146,23 +147,26 @@ impl RetryLoop<'_> {
 
     async fn attempt_http2(
         &mut self,
+        key: &UpstreamKey,
         endpoint: &Endpoint,
         client: &mut Client,
     ) -> Result<UpstreamExchange, AttemptError> {
         self.outgoing.begin_attempt(&mut self.timers);
-        let key = self.target.upstream_key(self.connection, endpoint);
         let connections = &self.connection.worker.http_connections;
-        let open = async {
-            let slot = self.target.take_slot(&self.connection.worker)?;
-            let nothing = BytesMut::new();
-            let opening = self.target.open(self.connection, self.workload, endpoint, &nothing);
-            let opened = opening.await?.connection;
-            let budget = self.connection.worker.receive_budget(&self.connection.pod);
-            let started = Http2Connection::start(opened, slot, budget).await;
-            started.map_err(|error| AttemptError::Reset(error.to_string()))
+        // Boxed, since few requests open one.
+        let open = || {
+            Box::pin(async {
+                let slot = self.target.take_slot(&self.connection.worker)?;
+                let nothing = BytesMut::new();
+                let opening = self.target.open(self.connection, self.workload, endpoint, &nothing);
+                let opened = opening.await?.connection;
+                let budget = self.connection.worker.receive_budget(&self.connection.pod);
+                let started = Http2Connection::start(opened, slot, budget).await;
+                started.map_err(|error| AttemptError::Reset(error.to_string()))
+            })
         };
         let slot = || self.target.take_slot(&self.connection.worker);
-        let shared = connections.get_or_open_shared(&key, slot, open);
+        let shared = connections.get_or_open_shared(key, slot, open);
         let (counted, requests) = within_time(shared, &mut self.timers).await??;
         let Some((head, is_end)) = self.outgoing.take_stream_head() else {
             return Err(AttemptError::Reset("the request was written for HTTP/1".to_owned()));

@@ -13,6 +13,7 @@ use bytes::Bytes;
 use h2::client::SendRequest;
 
 use super::h2::{CountedStream, Http2Connection};
+use super::read_buffers;
 use super::send_request::AttemptError;
 use super::upstream_connection::{ServicePortSlot, UpstreamConnection};
 use crate::local_pod::LocalPod;
@@ -77,13 +78,13 @@ impl UpstreamKey {
 }
 
 struct Idle {
-    connection: UpstreamConnection,
+    connection: Box<UpstreamConnection>,
     since: Instant,
 }
 
 impl UpstreamConnections {
     /// Takes the connection that was used last; none if there is none that can take a request.
-    pub(super) async fn take(&self, key: &UpstreamKey) -> Option<UpstreamConnection> {
+    pub(super) async fn take(&self, key: &UpstreamKey) -> Option<Box<UpstreamConnection>> {
         loop {
             let Idle { mut connection, since } = self.idle.borrow_mut().get_mut(key)?.pop()?;
             self.count.set(self.count.get() - 1);
@@ -95,14 +96,14 @@ impl UpstreamConnections {
     }
 
     /// Keeps a connection whose last response is complete.
-    pub(super) fn keep(&self, key: UpstreamKey, mut connection: UpstreamConnection) {
+    pub(super) fn keep(&self, key: UpstreamKey, mut connection: Box<UpstreamConnection>) {
         connection.release_slot();
         if !connection.input.is_empty() {
             // What follows a response belongs to none.
             return connection.close_in_order();
         }
         // An idle connection holds no buffer.
-        connection.input = bytes::BytesMut::new();
+        read_buffers::give_back(&mut connection.input);
         if self.swept.get().is_none_or(|swept| swept.elapsed() > SWEEP_EVERY) {
             self.close_idle();
         }
@@ -119,12 +120,15 @@ impl UpstreamConnections {
     /// Returns a place on a connection of HTTP/2, which is opened if there is none with room. `take_slot`
     /// takes a slot below the service's limit, for a connection that has no request. Errors: it can't be
     /// opened, or there is no slot.
-    pub(super) async fn get_or_open_shared(
+    pub(super) async fn get_or_open_shared<Opening>(
         &self,
         key: &UpstreamKey,
         take_slot: impl Fn() -> Result<Option<ServicePortSlot>, AttemptError>,
-        open: impl Future<Output = Result<Http2Connection, AttemptError>>,
-    ) -> Result<(CountedStream, SendRequest<Bytes>), AttemptError> {
+        open: impl FnOnce() -> Opening,
+    ) -> Result<(CountedStream, SendRequest<Bytes>), AttemptError>
+    where
+        Opening: Future<Output = Result<Http2Connection, AttemptError>>,
+    {
         if self.swept.get().is_none_or(|swept| swept.elapsed() > SWEEP_EVERY) {
             self.close_idle();
         }
@@ -148,7 +152,7 @@ impl UpstreamConnections {
         if self.has_too_many_shared(key) {
             return Err(AttemptError::Refused("the endpoint takes no more streams".to_owned()));
         }
-        let opened = open.await.inspect_err(|_| failures.set(failures.get() + 1))?;
+        let opened = open().await.inspect_err(|_| failures.set(failures.get() + 1))?;
         drop(only_one);
         let taken = (opened.count_stream(None), opened.request_sender());
         self.shared.borrow_mut().entry(key.clone()).or_default().connections.push(opened);

@@ -54,6 +54,11 @@ impl AccessLog {
         Self { lines: None }
     }
 
+    /// Whether lines are written.
+    pub(super) fn is_written(&self) -> bool {
+        self.lines.is_some()
+    }
+
     /// Returns the number of lines lost because they were not written fast enough.
     pub fn lost_line_count(&self) -> u64 {
         self.lines.as_ref().map_or(0, |(_, sink)| sink.lost())

@@ -152,8 +152,11 @@ impl RequestRecord {
         Self { metrics: Arc::clone(metrics), details, message, since: Instant::now(), ended: false }
     }
 
-    /// Notes what the request is.
+    /// Notes what the request is, if a line will say it.
     pub fn set_request(&mut self, method: &str, authority: &str, path: &str) {
+        if !self.metrics.log.is_written() {
+            return;
+        }
         let message = &mut self.message;
         (message.method, message.authority, message.path) = (method.into(), authority.into(), path.into());
     }

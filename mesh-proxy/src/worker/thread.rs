@@ -268,6 +268,7 @@ async fn sweep(worker: Rc<Worker>) {
         worker.pool.drop_closed_and_idle(Instant::now());
         worker.http_connections.close_idle();
         tls::buffer_pool::trim();
+        crate::http::read_buffers::trim();
         worker.surroundings.free_unused();
         worker.metrics.remove_unused_labels(COUNTERS_KEPT);
         let snapshot = worker.snapshot();

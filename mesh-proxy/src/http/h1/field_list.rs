@@ -23,6 +23,13 @@ impl Fields {
         self.places.clear();
     }
 
+    /// Makes room for so many bytes of names and values, and so many fields, and some that are added later.
+    pub fn reserve(&mut self, bytes: usize, fields: usize) {
+        const ADDED_LATER: (usize, usize) = (96, 4);
+        self.bytes.reserve(bytes + ADDED_LATER.0);
+        self.places.reserve(fields + ADDED_LATER.1);
+    }
+
     /// Returns the number of bytes that memory is kept for.
     pub fn capacity(&self) -> usize {
         self.bytes.capacity()

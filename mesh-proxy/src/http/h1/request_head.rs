@@ -54,6 +54,7 @@ impl RequestHead {
             httparse::Status::Complete(length) if length == head.len() => {}
             _ => return Err(Malformed::Invalid("the head has an empty line in it")),
         }
+        self.fields.reserve(head.len(), request.headers.len());
         let (Some(method), Some(target), Some(version)) = (request.method, request.path, request.version)
         else {
             return Err(Malformed::Invalid("the first line is none of HTTP"));

@@ -40,6 +40,7 @@ impl ResponseHead {
             httparse::Status::Complete(length) if length == head.len() => {}
             _ => return Err(Malformed::Invalid("the head has an empty line in it")),
         }
+        self.fields.reserve(head.len(), response.headers.len());
         let (Some(version), Some(code)) = (response.version, response.code) else {
             return Err(Malformed::Invalid("the first line is none of HTTP"));
         };
