@@ -45,6 +45,11 @@ impl TryFrom<wire::HttpRouteTable> for HttpRouteTable {
             source: from.source.into(),
             routes: from.routes.into_iter().map(HttpRoute::try_from).collect::<Result<_, _>>()?,
             client_namespaces: from.client_namespaces.into_iter().map(Box::from).collect(),
+            ports: from
+                .ports
+                .into_iter()
+                .map(|port| field_parsing::parse_port("tables.ports", port))
+                .collect::<Result<_, _>>()?,
         })
     }
 }
@@ -63,7 +68,8 @@ impl TryFrom<wire::HttpRoute> for HttpRoute {
         };
         let matches = from.matches.into_iter().map(HttpMatch::try_from).collect::<Result<_, _>>()?;
         let cors = from.cors.map(CorsPolicy::try_from).transpose()?;
-        Ok(Self { name: from.name.into(), matches, action, cors })
+        let source = non_empty(from.source).map(Arc::from);
+        Ok(Self { name: from.name.into(), source, matches, action, cors })
     }
 }
 
@@ -149,6 +155,7 @@ impl TryFrom<wire::HttpDestination> for HttpDestination {
             weight: from.weight,
             request_edits: from.request.map(HeaderEdits::from).unwrap_or_default(),
             response_edits: from.response.map(HeaderEdits::from).unwrap_or_default(),
+            status: (from.status > 0).then(|| status("destinations.status", from.status)).transpose()?,
         })
     }
 }
@@ -180,6 +187,7 @@ impl TryFrom<wire::HttpRewrite> for Rewrite {
         let path = match from.path {
             None => None,
             Some(http_rewrite::Path::Uri(uri)) => Some(PathRewrite::Uri(uri.into())),
+            Some(http_rewrite::Path::Full(full)) => Some(PathRewrite::Full(full.into())),
             Some(http_rewrite::Path::Regex(regex)) => {
                 let pattern = RegularExpression::new(&regex.pattern);
                 let pattern = pattern.map_err(|reason| Invalid::Regex { reason })?;
@@ -196,6 +204,7 @@ impl TryFrom<wire::HttpRedirect> for Redirect {
     fn try_from(from: wire::HttpRedirect) -> Result<Self, Invalid> {
         let path = from.path.map(|path| match path {
             http_redirect::Path::Full(full) => RedirectPath::Full(full.into()),
+            http_redirect::Path::FullPath(full) => RedirectPath::FullPath(full.into()),
             http_redirect::Path::Prefix(prefix) => RedirectPath::Prefix(prefix.into()),
         });
         let port = match from.port {
