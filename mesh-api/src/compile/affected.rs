@@ -28,6 +28,9 @@ pub(super) struct AffectedObjects {
     pub traffic: bool,
     /// Some `VirtualService` changed.
     pub routes: bool,
+    /// Some route of the Gateway API, or some grant, changed. Which services that is for the compiler knows
+    /// when it has resolved all of them.
+    pub gateway_routes: bool,
     /// Nodes that are elsewhere now.
     moved_nodes: BTreeSet<String>,
     /// Services of slices that change, and whether each had any slice before.
@@ -81,6 +84,7 @@ impl AffectedObjects {
                     self.services.extend(virtual_services::services_named_by(service, objects, mesh));
                 }
             }
+            Kind::HTTPRoute | Kind::GRPCRoute | Kind::ReferenceGrant => self.gateway_routes = true,
             // Nothing is made of the others; tests/kinds.rs knows which these are.
             _ => {}
         }
