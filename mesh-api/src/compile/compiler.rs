@@ -40,8 +40,8 @@ pub enum ResourceUpdate {
 /// long as it is of a pod, a service or a slice; what is for a whole namespace costs what is in it, as does a
 /// pod beside Services with addresses past the mesh, of which none of the mesh's is found first. A service
 /// costs a look at the hosts of all rules and routes as well, and one of these a look at all of them, and at
-/// all pods if it asks about other labels than before. One that a route of the Gateway API names costs a look at
-/// all of those.
+/// all pods if it asks about other labels than before. One that a route of the Gateway API names costs a look
+/// at all of those.
 #[derive(Debug)]
 pub struct Compiler {
     mesh: MeshConfig,

@@ -148,7 +148,8 @@ impl ObjectStore {
         by_age(self.of(Kind::VirtualService), as_virtual_service, |service| &service.metadata)
     }
 
-    /// The Gateway API's routes that clients in the mesh follow: the oldest first, then by namespace and name.
+    /// The Gateway API's routes that clients in the mesh follow: the oldest first, then by namespace and
+    /// name.
     pub fn gateway_routes(&self) -> Vec<(Kind, &Metadata, &GatewayRoute)> {
         let http = self.of(Kind::HTTPRoute).values().filter_map(as_http_route);
         let http = http.map(|it| (Kind::HTTPRoute, &it.metadata, &it.route));

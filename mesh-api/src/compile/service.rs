@@ -30,20 +30,17 @@ pub(super) fn compile_service(
     (!service.is_external_name()).then(|| one(service, mesh, traffic, routes))
 }
 
-/// Where requests to a service go: routes of the Gateway API count before virtual services.
+/// Where requests to a service go: routes of the Gateway API, and virtual services for whom these leave.
 fn http_routes(
     service: &Service,
     hostname: &str,
     (gateway_routes, routes): (&ResolvedGatewayRoutes, &ResolvedRoutes),
-) -> Option<wire::Extension> {
-    let mut tables = gateway_routes.tables(&service.metadata).to_vec();
-    if !tables.iter().any(is_for_all) {
-        tables.extend(routes.tables(hostname));
-    }
-    let has_any = !tables.is_empty();
-    has_any.then(|| {
-        let value = ext::HttpRoutes { tables }.encode_to_vec();
-        encoded_extension(ext::HTTP_ROUTES, type_url::HTTP_ROUTES, value)
+) -> impl Iterator<Item = wire::Extension> {
+    let first = gateway_routes.tables(&service.metadata).to_vec();
+    let rest = if first.iter().any(is_for_all) { Vec::new() } else { routes.tables(hostname) };
+    let all = [(ext::GATEWAY_ROUTES, first), (ext::HTTP_ROUTES, rest)];
+    all.into_iter().filter(|(_, tables)| !tables.is_empty()).map(|(name, tables)| {
+        encoded_extension(name, type_url::HTTP_ROUTES, ext::HttpRoutes { tables }.encode_to_vec())
     })
 }
 

@@ -10,8 +10,9 @@ use crate::resource::gateway_api::{PathMatch, RouteMatch, RouteRule};
 use crate::resource::virtual_service::StringMatch;
 use crate::wire::ext::{self, string_match::Form};
 
-/// What comes first of all the matches of a Service: an exact path, then the longest prefix, then expressions;
-/// then one with a method, then that with the most headers, then that with the most parameters of the query.
+/// What comes first of all the matches of a Service: an exact path, then the longest prefix, then
+/// expressions; then one with a method, then that with the most headers, then that with the most parameters
+/// of the query.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Rank {
     path: PathRank,

@@ -1,9 +1,9 @@
-//! The Gateway API's routes, resolved for each Service that is a parent into tables of routes, which go before
-//! those of virtual services.
+//! The Gateway API's routes, resolved for each Service that is a parent into tables of routes, which go
+//! before those of virtual services.
 //!
-//! A route in its Service's own namespace is for all clients, one of another namespace for the clients of that
-//! alone, who follow no other then. All that are for the same clients and port are one list, in the order in
-//! which the API has them count.
+//! A route in its Service's own namespace is for all clients, one of another namespace for the clients of
+//! that alone, who follow no other then. All that are for the same clients and port are one list, in the
+//! order in which the API has them count.
 //!
 //! Reading order: `attach` finds the Services of a route and `rule` makes its rules, by `matches`, `filters`
 //! and `backend`; `tables` joins those of a Service.

@@ -101,7 +101,7 @@ impl RuleMaker<'_, '_> {
         })
     }
 
-    /// The status of requests that can't go where the route says. For calls of gRPC it stands for UNAVAILABLE.
+    /// The status of requests that can't go where the route says. For gRPC it stands for UNAVAILABLE.
     pub(super) fn failure(&self) -> u32 {
         if self.kind == Kind::GRPCRoute { 503 } else { 500 }
     }

@@ -56,9 +56,10 @@ fn tables(text: &str) -> Vec<HttpRouteTable> {
 
 fn tables_of(compiled: &Compiled) -> Vec<HttpRouteTable> {
     let service = compiled.service("shop/web.shop.svc.cluster.local");
-    let extension = service.extensions.iter().find(|extension| extension.name == ext::HTTP_ROUTES);
-    let Some(config) = extension.and_then(|extension| extension.config.as_ref()) else { return Vec::new() };
-    ext::HttpRoutes::decode(config.value.as_slice()).expect("is ours").tables
+    let named = |name: &'static str| service.extensions.iter().filter(move |it| it.name == name);
+    let configs = named(ext::GATEWAY_ROUTES).chain(named(ext::HTTP_ROUTES)).flat_map(|it| &it.config);
+    let routes = configs.map(|config| ext::HttpRoutes::decode(config.value.as_slice()).expect("is ours"));
+    routes.flat_map(|routes| routes.tables).collect()
 }
 
 /// Source, client namespace and ports of each table.

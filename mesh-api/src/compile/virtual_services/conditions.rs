@@ -97,8 +97,8 @@ fn problem_of_other_api(
     gateway_routes: &ResolvedGatewayRoutes,
 ) -> Option<(bool, Words)> {
     let tables = gateway_routes.tables(&hosts.service(host)?.metadata);
-    let source = &tables.first()?.source;
-    let is_for_all = tables.iter().any(is_for_all);
+    let whole = tables.iter().find(|table| is_for_all(table));
+    let (source, is_for_all) = (&whole.or(tables.first())?.source, whole.is_some());
     let whom = if is_for_all { "" } else { " for the clients or ports that it is for" };
     let reason =
         format!("{source} is attached to {host}, and counts before any {}{whom}", Kind::VirtualService);

@@ -24,16 +24,21 @@ use crate::wire::{type_url, workload};
 const ALL: u32 = 1_000_000;
 
 impl HttpRouteTable {
-    /// Parses all tables in a service's extensions; empty if it has none. Errors: see [`Invalid`].
+    /// Parses all tables in a service's extensions, in the order in which they are looked at; empty if it has
+    /// none. Errors: see [`Invalid`].
     pub(in crate::plan) fn decode_all_from_extensions(
         extensions: &[workload::Extension],
     ) -> Result<Box<[Arc<Self>]>, Invalid> {
-        let Some(extension) = extensions.iter().find(|extension| extension.name == wire::HTTP_ROUTES) else {
-            return Ok(Box::default());
-        };
-        let config = extension.config.as_ref().ok_or(Invalid::NoContent)?;
-        let routes: wire::HttpRoutes = field_parsing::unpack_any(config, type_url::HTTP_ROUTES)?;
-        routes.tables.into_iter().map(|table| Self::try_from(table).map(Arc::new)).collect()
+        let mut tables = Vec::new();
+        for name in [wire::GATEWAY_ROUTES, wire::HTTP_ROUTES] {
+            let Some(extension) = extensions.iter().find(|it| it.name == name) else { continue };
+            let config = extension.config.as_ref().ok_or(Invalid::NoContent)?;
+            let routes: wire::HttpRoutes = field_parsing::unpack_any(config, type_url::HTTP_ROUTES)?;
+            for table in routes.tables {
+                tables.push(Arc::new(Self::try_from(table)?));
+            }
+        }
+        Ok(tables.into())
     }
 }
 

@@ -94,8 +94,8 @@ fn replace_prefix(path: &str, matched: Option<&HttpMatch>, new: &str) -> String 
     format!("{new}{}", path.get(prefix.len()..).unwrap_or_default())
 }
 
-/// Puts `new` in the place of the whole segments at the beginning of a path. What is behind them begins with a
-/// slash, if there is anything, so that one at the end of `new` would be a second.
+/// Puts `new` in the place of the whole segments at the beginning of a path. What is behind them begins with
+/// a slash, if there is anything, so that one at the end of `new` would be a second.
 fn replace_segments(path: &str, prefix: &str, new: &str) -> String {
     let rest = path.get(prefix.len()..).unwrap_or_default();
     let replaced = format!("{}{rest}", new.trim_end_matches('/'));

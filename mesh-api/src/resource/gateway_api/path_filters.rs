@@ -89,6 +89,7 @@ impl PathChange {
         };
         if let Some(at) = fields.get(other) {
             at.error("it does not go with this `type`", format!("write `{own}` instead"));
+            return None;
         }
         let at = fields.require(own)?;
         let text = at.text()?;

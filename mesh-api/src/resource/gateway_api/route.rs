@@ -29,7 +29,8 @@ pub struct GRPCRoute {
 /// What a route says to clients in the mesh.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct GatewayRoute {
-    /// Services whose clients it is for. Empty: it is for others, such as gateways, and the rest was not read.
+    /// Services whose clients it is for. Empty: it is for others, such as gateways, and the rest was not
+    /// read.
     pub parents: Vec<ParentRef>,
     /// Whether it names hosts, which are for gateways.
     pub has_hostnames: bool,

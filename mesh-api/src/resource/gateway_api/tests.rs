@@ -176,6 +176,16 @@ fn calls_of_grpc_are_posts_to_a_path() {
 }
 
 #[test]
+fn other_kinds_of_the_api_are_no_slips() {
+    for kind in ["TCPRoute", "TLSRoute", "UDPRoute", "Gateway", "GatewayClass"] {
+        let text = parsed(kind, "{}");
+        assert!(text.errors.is_empty() && text.warnings.len() == 1, "{kind}: {:#?}", text.errors);
+    }
+    let slip = parsed("HTTPRout", "{}");
+    assert!(slip.errors[0].fix.contains("did you mean `HTTPRoute`?"), "{:#?}", slip.errors);
+}
+
+#[test]
 fn grants_are_read_in_both_versions() {
     for version in ["v1", "v1beta1"] {
         let text = format!(
