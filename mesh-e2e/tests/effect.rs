@@ -143,7 +143,7 @@ fn one_event_for_each_change(scope: &Scope) -> Result<()> {
 type Defined = (&'static str, &'static str, &'static str, &'static str);
 
 /// The kinds that are not read, with their definitions' versions.
-const UNREAD: [Defined; 13] = [
+const UNREAD: [Defined; 11] = [
     ("networking.istio.io", "v1", "Gateway", "gateways"),
     ("networking.istio.io", "v1", "WorkloadEntry", "workloadentries"),
     ("networking.istio.io", "v1", "WorkloadGroup", "workloadgroups"),
@@ -154,8 +154,6 @@ const UNREAD: [Defined; 13] = [
     ("telemetry.istio.io", "v1", "Telemetry", "telemetries"),
     ("extensions.istio.io", "v1alpha1", "WasmPlugin", "wasmplugins"),
     ("gateway.networking.k8s.io", "v1", "Gateway", "gateways"),
-    ("gateway.networking.k8s.io", "v1", "HTTPRoute", "httproutes"),
-    ("gateway.networking.k8s.io", "v1", "GRPCRoute", "grpcroutes"),
     ("gateway.networking.k8s.io", "v1alpha2", "TCPRoute", "tcproutes"),
 ];
 
