@@ -13,6 +13,7 @@ use crate::resource::{AuthorizationPolicy, EndpointSlice, Metadata, Node, Pod};
 
 /// What has to be compiled again.
 #[derive(Debug, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "each says that some object of a kind changed")]
 pub(super) struct AffectedObjects {
     /// Pods whose workloads may be others.
     pub pods: BTreeSet<NamespacedName>,

@@ -122,8 +122,8 @@ mod tests {
         ParentStatus { index, refused: None, unresolved: None }
     }
 
-    fn fault(reason: &str) -> Option<ParentFault> {
-        Some(ParentFault { reason: reason.into(), message: "why".into() })
+    fn fault(reason: &str) -> ParentFault {
+        ParentFault { reason: reason.into(), message: "why".into() }
     }
 
     fn written(outcome: &Outcome, judged: &ResourceStatus, second: i64) -> Vec<Value> {
@@ -146,7 +146,7 @@ mod tests {
     #[test]
     fn each_parent_that_is_a_service_has_its_conditions_and_others_keep_theirs() {
         let first = outcome(&["web", "api"], 3, vec![others()]);
-        let refused = ParentStatus { refused: fault("NoMatchingParent"), ..good(2) };
+        let refused = ParentStatus { refused: Some(fault("NoMatchingParent")), ..good(2) };
         let status = written(&first, &judged(vec![good(1), refused]), 0);
         assert_eq!((status.len(), &status[0]), (3, &others()));
         for (entry, name) in status[1..].iter().zip(["web", "api"]) {
@@ -169,7 +169,7 @@ mod tests {
         let condition = &later[1]["conditions"][0];
         assert_eq!(condition["lastTransitionTime"], "1970-01-01T00:00:00Z", "{condition}");
         assert_eq!(condition["observedGeneration"], 2);
-        let unresolved = ParentStatus { unresolved: fault("BackendNotFound"), ..good(1) };
+        let unresolved = ParentStatus { unresolved: Some(fault("BackendNotFound")), ..good(1) };
         let changed = written(&outcome(&["web"], 2, later), &judged(vec![unresolved]), 60);
         assert_eq!(told(&changed[1])[1], ("ResolvedRefs", "False", "BackendNotFound"));
         let times = [0, 1].map(|index| changed[1]["conditions"][index]["lastTransitionTime"].clone());

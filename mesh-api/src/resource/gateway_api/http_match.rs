@@ -86,23 +86,23 @@ fn path(at: &Cursor<'_>) -> Option<PathMatch> {
     ];
     let fields = at.fields(&["type", "value"]);
     let comparison = fields.get("type").map_or(Some(Comparison::Prefix), |at| at.enum_value(&TYPES))?;
-    let Some(at_value) = fields.get("value") else { return made_path(comparison, "/") };
+    let Some(at_value) = fields.get("value") else { return Some(made_path(comparison, "/")) };
     let value = at_value.non_empty_string()?;
     if matches!(comparison, Comparison::Regex) {
         regex_syntax::check(&at_value, value);
     } else {
         check_path(&at_value, value);
     }
-    made_path(comparison, value)
+    Some(made_path(comparison, value))
 }
 
-fn made_path(comparison: Comparison, value: &str) -> Option<PathMatch> {
+fn made_path(comparison: Comparison, value: &str) -> PathMatch {
     let value = value.to_owned();
-    Some(match comparison {
+    match comparison {
         Comparison::Exact => PathMatch::Exact(value),
         Comparison::Prefix => PathMatch::Prefix(value),
         Comparison::Regex => PathMatch::Regex(value),
-    })
+    }
 }
 
 /// No request has such a path in its normal form.
