@@ -128,6 +128,7 @@ fn retries(rule: &RouteRule) -> Option<ext::HttpRetries> {
                 attempts: retry.attempts.unwrap_or(USUAL_ATTEMPTS),
                 statuses: retry.codes.clone(),
                 backoff: retry.backoff.and_then(duration),
+                least_backoff: retry.backoff.and_then(duration),
                 ..ext::HttpRetries::default()
             }
         }

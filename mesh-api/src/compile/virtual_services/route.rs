@@ -182,6 +182,7 @@ impl RouteMaker<'_, '_> {
             conditions,
             statuses,
             backoff: retries.backoff.and_then(duration),
+            least_backoff: None,
         }
     }
 

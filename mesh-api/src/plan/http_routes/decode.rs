@@ -265,6 +265,8 @@ impl TryFrom<wire::HttpRetries> for Retries {
                 conditions
             },
             backoff: parse_duration_zero_as_none("backoff", from.backoff)?.unwrap_or(default.backoff),
+            least_backoff: parse_duration_zero_as_none("least_backoff", from.least_backoff)?
+                .unwrap_or_default(),
         })
     }
 }

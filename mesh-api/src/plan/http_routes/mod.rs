@@ -129,6 +129,8 @@ pub struct Retries {
     pub conditions: RetryConditions,
     /// Base of the back-off between attempts.
     pub backoff: Duration,
+    /// The least that is waited between attempts.
+    pub least_backoff: Duration,
 }
 
 /// Failures after which a request is sent again (Envoy's `retry_on`).
@@ -173,6 +175,7 @@ impl Default for Retries {
             per_try_timeout: None,
             conditions: RetryConditions::default_of_istio(),
             backoff: Duration::from_millis(25),
+            least_backoff: Duration::ZERO,
         }
     }
 }

@@ -37,7 +37,7 @@ pub struct RouteRetry {
     pub codes: Vec<u32>,
     /// Most tries after the first. `None`: what is usual in the mesh.
     pub attempts: Option<u32>,
-    /// The pause before the next try, which grows with each. `None`: 25 ms.
+    /// The least pause before the next try, which grows with each. `None`: a random part of 25 ms.
     pub backoff: Option<Duration>,
 }
 
