@@ -174,7 +174,7 @@ mod tests {
             "9 WorkloadEntry.networking.istio.io (shop/a, shop/b, …); 1 Sidecar.networking.istio.io (shop/c)";
         assert!(last.ends_with(both), "{last}");
         let fix = found[MOST + 1].fix.as_deref().unwrap_or_default();
-        let kinds = "AuthorizationPolicy, PeerAuthentication, DestinationRule and VirtualService";
+        let kinds = "AuthorizationPolicy, PeerAuthentication, DestinationRule, VirtualService, HTTPRoute and GRPCRoute";
         assert!(fix.contains(&format!(" in {kinds}; ")), "{fix}");
     }
 }
