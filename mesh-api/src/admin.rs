@@ -254,8 +254,7 @@ pub struct ResourceReport {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ResourceStatus {
-    /// `AuthorizationPolicy`, `PeerAuthentication` or `DestinationRule`; `Service` or `Pod` of one that can
-    /// be reached past the mesh.
+    /// A kind that is written for a mesh; `Service` or `Pod` of one that can be reached past the mesh.
     pub kind: Kind,
     /// Namespace.
     pub namespace: String,
@@ -267,6 +266,31 @@ pub struct ResourceStatus {
     pub in_force: InForce,
     /// What is not, or not as written.
     pub parts: Vec<UnenforcedPart>,
+    /// Of a route of the Gateway API: what its status says of each of its parents in the mesh.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub parents: Vec<ParentStatus>,
+}
+
+/// What the status of a route of the Gateway API says of one of its parents.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ParentStatus {
+    /// Where in `spec.parentRefs` the parent stands.
+    pub index: usize,
+    /// Why the route is not attached to it; none: it is.
+    pub refused: Option<ParentFault>,
+    /// Why something that the route names can't be used; none: all can.
+    pub unresolved: Option<ParentFault>,
+}
+
+/// Why a condition of a route's status is not true.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ParentFault {
+    /// The reason, as the Gateway API calls it.
+    pub reason: String,
+    /// The same in words.
+    pub message: String,
 }
 
 /// How much of a resource is in force.

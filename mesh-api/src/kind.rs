@@ -8,7 +8,9 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use self::Scope::{Cluster, Namespaced};
-use self::Treatment::{Followed, FromManifests, NotLookedFor, NotRead, ReadNotUsed, Used};
+use self::Treatment::{
+    Consulted, Followed, FromManifests, NotLookedFor, NotRead, ReadNotUsed, Used, UsedIfDefined,
+};
 
 /// What the mesh knows of a kind. Kinds are sorted as lists of them are: by plural, then by group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -46,6 +48,10 @@ pub enum Treatment {
     /// They are written for the mesh, which does what they say. The chart brings the kind's definition, and
     /// conditions say what became of each.
     Used,
+    /// The same, but the definition is others', and what became of each is said for each of its parents.
+    UsedIfDefined,
+    /// Others of the mesh count by what they say. They have no status, and the definition is others'.
+    Consulted,
     /// They are written for a mesh, and this one does nothing with them yet: conditions say so, and what is
     /// wrong in each. The definition is others'.
     ReadNotUsed,
@@ -92,6 +98,8 @@ const GATEWAY: &[&str] = &[
     "gateway.networking.k8s.io/v1alpha3",
     "gateway.networking.k8s.io/v1alpha2",
 ];
+const ROUTES: &[&str] = &["gateway.networking.k8s.io/v1", "gateway.networking.k8s.io/v1beta1"];
+const GRPC_ROUTES: &[&str] = &["gateway.networking.k8s.io/v1"];
 
 kinds! {
     read {
@@ -121,6 +129,12 @@ kinds! {
         ServiceEntry = known("ServiceEntry", "serviceentries", NETWORKING, Namespaced, ReadNotUsed);
         /// Istio `VirtualService`.
         VirtualService = known("VirtualService", "virtualservices", NETWORKING, Namespaced, Used);
+        /// The Gateway API's `HTTPRoute`.
+        HTTPRoute = known("HTTPRoute", "httproutes", ROUTES, Namespaced, UsedIfDefined);
+        /// The Gateway API's `GRPCRoute`.
+        GRPCRoute = known("GRPCRoute", "grpcroutes", GRPC_ROUTES, Namespaced, UsedIfDefined);
+        /// The Gateway API's `ReferenceGrant`.
+        ReferenceGrant = known("ReferenceGrant", "referencegrants", ROUTES, Namespaced, Consulted);
     }
     // Of Istio's kinds and the Gateway API's those that say something about a mesh's connections.
     not_read {
@@ -135,8 +149,6 @@ kinds! {
         known("WasmPlugin", "wasmplugins", EXTENSIONS, Namespaced, NotRead);
         known("TrafficExtension", "trafficextensions", EXTENSIONS, Namespaced, NotLookedFor);
         known("Gateway", "gateways", GATEWAY, Namespaced, NotRead);
-        known("HTTPRoute", "httproutes", GATEWAY, Namespaced, NotRead);
-        known("GRPCRoute", "grpcroutes", GATEWAY, Namespaced, NotRead);
         known("TCPRoute", "tcproutes", GATEWAY, Namespaced, NotRead);
     }
 }
@@ -176,12 +188,17 @@ impl Kind {
 
     /// Whether people write it for a mesh, so that the mesh writes its status.
     pub fn is_policy(self) -> bool {
-        matches!(self.table_row().treatment, Used | ReadNotUsed)
+        matches!(self.table_row().treatment, Used | UsedIfDefined | ReadNotUsed)
     }
 
     /// Returns the kinds for which [`Kind::is_policy`] holds.
     pub fn policies() -> impl Iterator<Item = Self> {
         Self::ALL.into_iter().filter(|kind| kind.is_policy())
+    }
+
+    /// Whether it is one of the Gateway API's routes, whose status is by parents.
+    pub fn is_route(self) -> bool {
+        self.table_row().treatment == UsedIfDefined
     }
 
     /// The name that a manifest's `kind` has.

@@ -249,3 +249,50 @@ spec:
     let others = text.replace("sourceLabels: {app: client}", "sourceLabels: {app: other}");
     assert_eq!(endpoints(&others, "/new"), all);
 }
+
+#[test]
+fn a_route_of_the_gateway_api_leads_the_requests_of_its_service_and_port() {
+    let routes = "\
+---
+apiVersion: v1
+kind: Service
+metadata: {name: front, namespace: shop}
+spec: {clusterIP: 10.96.0.2, ports: [{name: http, port: 80}, {name: http-admin, port: 81}]}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: front, namespace: shop}
+spec:
+  parentRefs: [{group: '', kind: Service, name: front, port: 80}]
+  rules:
+  - matches: [{path: {value: /web}}]
+    backendRefs: [{name: web, port: 80}]
+  - matches: [{path: {value: /web/broken/}}]
+    backendRefs: [{name: nobody, port: 80}]
+";
+    let snapshot = snapshot(routes);
+    let client = snapshot.workload("Kubernetes//Pod/shop/client").expect("is there");
+    let original = |port| SocketAddr::from(([10, 96, 0, 2], port));
+    assert!(HttpRoutes::find(&snapshot, &client, original(81)).is_none(), "another port");
+    let routes = HttpRoutes::find(&snapshot, &client, original(80)).expect("the service has routes");
+    assert_eq!(&*routes.table.source, "HTTPRoute shop/front");
+    let destination = |path: &'static str| {
+        let found = routes.table.find_route(&Get(path), &client, 80)?;
+        let HttpAction::Forward(forward) = &found.route.action else { panic!("{:?}", found.route) };
+        let destination = &forward.destinations[0];
+        let endpoints = match destination.endpoints(&snapshot, &client, original(80)) {
+            Destination::Service { endpoints, .. } => endpoints.len(),
+            _ => 0,
+        };
+        Some((destination.status.map(|status| status.as_u16()), endpoints))
+    };
+    for path in ["/web", "/web/", "/web/a", "/web/brokenness"] {
+        assert_eq!(destination(path), Some((None, 2)), "{path}");
+    }
+    for path in ["/web/broken", "/web/broken/a"] {
+        assert_eq!(destination(path), Some((Some(500), 0)), "{path}");
+    }
+    for path in ["/", "/webs"] {
+        assert_eq!(destination(path), None, "{path}: 404");
+    }
+}

@@ -45,8 +45,8 @@ fn rights(known: &KnownKind) -> Vec<String> {
     };
     let follow = of(known.plural, &["list", "watch"]);
     match known.treatment {
-        Treatment::Followed | Treatment::NotRead => follow,
-        Treatment::Used | Treatment::ReadNotUsed => {
+        Treatment::Followed | Treatment::NotRead | Treatment::Consulted => follow,
+        Treatment::Used | Treatment::UsedIfDefined | Treatment::ReadNotUsed => {
             [follow, of(&format!("{}/status", known.plural), &["patch"])].concat()
         }
         Treatment::FromManifests | Treatment::NotLookedFor => Vec::new(),
@@ -138,6 +138,8 @@ fn row(known: &KnownKind) -> String {
         Treatment::Followed => "followed",
         Treatment::FromManifests => "manifests alone",
         Treatment::Used => "used",
+        Treatment::UsedIfDefined => "used where defined",
+        Treatment::Consulted => "used where defined, no conditions",
         Treatment::ReadNotUsed => "read, not used",
         Treatment::NotRead => "not read",
         Treatment::NotLookedFor => "not read, manifests alone",

@@ -143,7 +143,7 @@ fn one_event_for_each_change(scope: &Scope) -> Result<()> {
 type Defined = (&'static str, &'static str, &'static str, &'static str);
 
 /// The kinds that are not read, with their definitions' versions.
-const UNREAD: [Defined; 13] = [
+const UNREAD: [Defined; 11] = [
     ("networking.istio.io", "v1", "Gateway", "gateways"),
     ("networking.istio.io", "v1", "WorkloadEntry", "workloadentries"),
     ("networking.istio.io", "v1", "WorkloadGroup", "workloadgroups"),
@@ -154,13 +154,14 @@ const UNREAD: [Defined; 13] = [
     ("telemetry.istio.io", "v1", "Telemetry", "telemetries"),
     ("extensions.istio.io", "v1alpha1", "WasmPlugin", "wasmplugins"),
     ("gateway.networking.k8s.io", "v1", "Gateway", "gateways"),
-    ("gateway.networking.k8s.io", "v1", "HTTPRoute", "httproutes"),
-    ("gateway.networking.k8s.io", "v1", "GRPCRoute", "grpcroutes"),
     ("gateway.networking.k8s.io", "v1alpha2", "TCPRoute", "tcproutes"),
 ];
 
 /// Kinds that are read, and with which nothing is done yet.
 const UNUSED: [Defined; 1] = [("networking.istio.io", "v1", "ServiceEntry", "serviceentries")];
+
+/// A kind that is used where somebody has defined it.
+const ROUTES: [Defined; 1] = [("gateway.networking.k8s.io", "v1", "HTTPRoute", "httproutes")];
 
 /// Their definitions, without a schema. They go with the value.
 struct Definitions(&'static [Defined]);
@@ -269,6 +270,47 @@ fn objects_of_kinds_that_are_not_used_yet_are_told_so_and_what_is_wrong_in_them(
         Ok(())
     })?;
     Ok(())
+}
+
+#[test]
+fn a_route_says_of_each_service_among_its_parents_what_became_of_it() -> Result<()> {
+    let scope = Scope::new("parents", Enrolled::No)?;
+    let _definitions = Definitions::new(&ROUTES)?;
+    let service = |name: &str| json!({"group": "", "kind": "Service", "name": name});
+    let gateway = json!({"group": "gateway.networking.k8s.io", "kind": "Gateway", "name": "edge"});
+    let route = |parents: &[Value]| {
+        json!({
+            "apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute", "metadata": {"name": "web"},
+            "spec": {"parentRefs": parents, "rules": [{"backendRefs": [{"name": "web", "port": 80}]}]},
+        })
+    };
+    let ports = json!({"ports": [{"name": "http", "port": 80}]});
+    scope
+        .apply(&json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "web"}, "spec": ports}))?;
+    let all = route(&[gateway.clone(), service("web"), service("nobody")]);
+    eventually("the API server serves the kind", SOON, || scope.apply(&all))?;
+    let accepted = || -> Result<Vec<(String, bool)>> {
+        let object = scope.get(&["httproutes.gateway.networking.k8s.io", "web"])?;
+        let parents = object["status"]["parents"].as_array().cloned().unwrap_or_default();
+        let is_accepted = |it: &Value| it["type"] == "Accepted" && it["status"] == "True";
+        let of = |parent: &Value| {
+            let conditions = parent["conditions"].as_array();
+            let name = parent["parentRef"]["name"].as_str().unwrap_or_default().to_owned();
+            (name, conditions.is_some_and(|conditions| conditions.iter().any(is_accepted)))
+        };
+        Ok(parents.iter().map(of).collect())
+    };
+    eventually("each Service has its conditions, and the Gateway none", SOON, || {
+        let told = accepted()?;
+        ensure!(told == [("web".to_owned(), true), ("nobody".to_owned(), false)], "{told:?}");
+        Ok(())
+    })?;
+    scope.apply(&route(&[gateway]))?;
+    eventually("nothing is said of what is no parent any more", SOON, || {
+        let told = accepted()?;
+        ensure!(told.is_empty(), "{told:?}");
+        Ok(())
+    })
 }
 
 /// Addresses of documentation (RFC 5737), which lead nowhere.

@@ -150,6 +150,7 @@ mod tests {
             says: says.into(),
             in_force: InForce::AsWritten,
             parts: Vec::new(),
+            parents: Vec::new(),
         }
     }
 

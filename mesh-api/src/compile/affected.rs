@@ -13,6 +13,7 @@ use crate::resource::{AuthorizationPolicy, EndpointSlice, Metadata, Node, Pod};
 
 /// What has to be compiled again.
 #[derive(Debug, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "each says that some object of a kind changed")]
 pub(super) struct AffectedObjects {
     /// Pods whose workloads may be others.
     pub pods: BTreeSet<NamespacedName>,
@@ -28,6 +29,9 @@ pub(super) struct AffectedObjects {
     pub traffic: bool,
     /// Some `VirtualService` changed.
     pub routes: bool,
+    /// Some route of the Gateway API, or some grant, changed. Which services that is for the compiler knows
+    /// when it has resolved all of them.
+    pub gateway_routes: bool,
     /// Nodes that are elsewhere now.
     moved_nodes: BTreeSet<String>,
     /// Services of slices that change, and whether each had any slice before.
@@ -81,6 +85,7 @@ impl AffectedObjects {
                     self.services.extend(virtual_services::services_named_by(service, objects, mesh));
                 }
             }
+            Kind::HTTPRoute | Kind::GRPCRoute | Kind::ReferenceGrant => self.gateway_routes = true,
             // Nothing is made of the others; tests/kinds.rs knows which these are.
             _ => {}
         }

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use super::affected::AffectedObjects;
 use super::asked_labels::AskedLabels;
 use super::destination_rules::ResolvedRules;
+use super::gateway_routes::ResolvedGatewayRoutes;
 use super::object_index::service_selects_pod;
 use super::object_store::{NamespacedName, ObjectStore, SharedObject, namespaced_name};
 use super::policy::{self, MutualTlsModes, PodPolicies, PoliciesWithSelector};
@@ -39,7 +40,8 @@ pub enum ResourceUpdate {
 /// long as it is of a pod, a service or a slice; what is for a whole namespace costs what is in it, as does a
 /// pod beside Services with addresses past the mesh, of which none of the mesh's is found first. A service
 /// costs a look at the hosts of all rules and routes as well, and one of these a look at all of them, and at
-/// all pods if it asks about other labels than before.
+/// all pods if it asks about other labels than before. One that a route of the Gateway API names costs a look
+/// at all of those.
 #[derive(Debug)]
 pub struct Compiler {
     mesh: MeshConfig,
@@ -47,6 +49,7 @@ pub struct Compiler {
     selecting: PoliciesWithSelector,
     traffic: ResolvedRules,
     routes: ResolvedRoutes,
+    gateway_routes: ResolvedGatewayRoutes,
     /// What rules and routes ask about.
     asked: AskedLabels,
     /// Names of the workloads that are no pods, by their slice.
@@ -65,6 +68,7 @@ struct Conditions {
     policies: BTreeMap<NamespacedName, Vec<Condition>>,
     traffic: Vec<Condition>,
     routes: Vec<Condition>,
+    gateway_routes: Vec<Condition>,
     services: BTreeMap<NamespacedName, Vec<Condition>>,
     pods: BTreeMap<NamespacedName, Vec<Condition>>,
 }
@@ -78,6 +82,7 @@ impl Compiler {
             selecting: PoliciesWithSelector::default(),
             traffic: ResolvedRules::default(),
             routes: ResolvedRoutes::default(),
+            gateway_routes: ResolvedGatewayRoutes::default(),
             asked: AskedLabels::default(),
             others: HashMap::new(),
             mutual_tls: BTreeSet::new(),
@@ -159,7 +164,8 @@ impl Compiler {
 
     /// What is not in force as it was written.
     pub fn conditions(&self) -> Vec<Condition> {
-        let Conditions { mutual_tls, policies, traffic, routes, services, pods } = &self.conditions;
+        let Conditions { mutual_tls, policies, traffic, routes, gateway_routes, services, pods } =
+            &self.conditions;
         let mut policies: Vec<_> = policies
             .iter()
             .filter_map(|(name, found)| {
@@ -169,7 +175,8 @@ impl Compiler {
         policies.sort_by_key(|(age, _)| *age);
         let policies = policies.into_iter().flat_map(|(_, found)| found);
         let others = services.values().chain(pods.values()).flatten();
-        mutual_tls.iter().chain(policies).chain(traffic).chain(routes).chain(others).cloned().collect()
+        let for_clients = traffic.iter().chain(routes).chain(gateway_routes);
+        mutual_tls.iter().chain(policies).chain(for_clients).chain(others).cloned().collect()
     }
 
     /// Makes again what is for hosts, and adds the pods that are to show other labels for that.
@@ -192,11 +199,26 @@ impl Compiler {
                 affected.pods.extend(others.map(namespaced_name));
             }
         }
+        self.resolve_gateway_routes(affected);
         if affected.traffic || affected.routes || !affected.services.is_empty() {
             let hosts = ServiceHosts::new(&self.objects, &self.mesh);
             self.conditions.traffic = self.traffic.conditions(&self.objects, &hosts, &self.mesh);
-            self.conditions.routes = self.routes.conditions(&self.objects, &hosts, &self.traffic);
+            let beside = (&self.traffic, &self.gateway_routes);
+            self.conditions.routes = self.routes.conditions(&self.objects, &hosts, beside);
         }
+    }
+
+    /// A service that comes, goes or has other ports may make of a route's backend one that is there, or is
+    /// not.
+    fn resolve_gateway_routes(&mut self, affected: &mut AffectedObjects) {
+        let mut services = affected.services.iter();
+        if !affected.gateway_routes && !services.any(|name| self.gateway_routes.names(name)) {
+            return;
+        }
+        let mut before = std::mem::take(&mut self.gateway_routes);
+        self.gateway_routes = ResolvedGatewayRoutes::new(&self.objects, &self.mesh, &mut before);
+        affected.services.extend(self.gateway_routes.changed_since(&before));
+        self.conditions.gateway_routes = self.gateway_routes.conditions().to_vec();
     }
 
     fn compile_policies(&mut self, affected: &AffectedObjects, hand_on: &mut impl FnMut(ResourceUpdate)) {
@@ -235,11 +257,12 @@ impl Compiler {
     }
 
     fn compile_services(&mut self, affected: &AffectedObjects, hand_on: &mut impl FnMut(ResourceUpdate)) {
+        let routes = (&self.gateway_routes, &self.routes);
         for name in &affected.services {
             let compiled = self
                 .objects
                 .service(name)
-                .and_then(|it| service::compile_service(it, &self.mesh, &self.traffic, &self.routes));
+                .and_then(|it| service::compile_service(it, &self.mesh, &self.traffic, routes));
             let compiled = compiled.map(address::Type::Service);
             hand_on(output(service_membership::service_key(name, &self.mesh), compiled));
         }

@@ -31,14 +31,49 @@ pub struct Condition {
     /// Whether it leaves nothing of the resource in force.
     #[serde(default)]
     pub is_whole: bool,
+    /// What a route of the Gateway API says by it in its status, if it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub route_fault: Option<RouteFault>,
+}
+
+/// Why a condition of the Gateway API's own in a route's status is not true.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RouteFault {
+    /// The parent, or its port, is not there.
+    NoMatchingParent,
+    /// Something that is written can't be done.
+    UnsupportedValue,
+    /// A backend, or what else is named, is of a kind that nothing can be sent to.
+    InvalidKind,
+    /// A backend is not there.
+    BackendNotFound,
+    /// A backend is in another namespace, which grants no reference to it.
+    RefNotPermitted,
+}
+
+impl RouteFault {
+    /// Whether it is about what the route names, so that `ResolvedRefs` tells it; else `Accepted` does.
+    pub fn is_of_reference(self) -> bool {
+        matches!(self, Self::InvalidKind | Self::BackendNotFound | Self::RefNotPermitted)
+    }
+
+    /// The reason that the condition has.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::NoMatchingParent => "NoMatchingParent",
+            Self::UnsupportedValue => "UnsupportedValue",
+            Self::InvalidKind => "InvalidKind",
+            Self::BackendNotFound => "BackendNotFound",
+            Self::RefNotPermitted => "RefNotPermitted",
+        }
+    }
 }
 
 /// Most conditions of one object that are told, each of which goes into its status: its author decides how
 /// many there are.
 const MAX_TOLD: usize = 50;
 
-/// The conditions of one object, all of which are that something is ignored. Those beyond the first are
-/// counted, and said to be there in one more.
+/// The conditions of one object. Those beyond the first are counted, and said to be there in one more.
 pub(super) struct ConditionList<'a> {
     kind: Kind,
     metadata: &'a Metadata,
@@ -58,6 +93,47 @@ impl<'a> ConditionList<'a> {
             self.told.push(condition);
         } else {
             self.untold += 1;
+        }
+    }
+
+    /// Says that, and what the status of a route says by it. The first of each such is told in any case:
+    /// the status is made of it.
+    pub fn ignore_for(
+        &mut self,
+        fault: RouteFault,
+        field: impl Into<String>,
+        reason: impl Into<String>,
+        fix: impl Into<String>,
+    ) {
+        let is_first = self.told.iter().all(|known| known.route_fault != Some(fault));
+        if is_first || self.told.len() < MAX_TOLD {
+            let condition = self.ignored(field, reason, fix);
+            self.told.push(Condition { route_fault: Some(fault), ..condition });
+        } else {
+            self.untold += 1;
+        }
+    }
+
+    /// Says that a field has another effect than was written.
+    pub fn differ(
+        &mut self,
+        effect: ConditionEffect,
+        field: impl Into<String>,
+        reason: impl Into<String>,
+        fix: impl Into<String>,
+    ) {
+        if self.told.len() < MAX_TOLD {
+            let condition = self.ignored(field, reason, fix);
+            self.told.push(Condition { effect, ..condition });
+        } else {
+            self.untold += 1;
+        }
+    }
+
+    /// Notes that with what was told nothing of the object is in force.
+    pub fn nothing_in_force(&mut self) {
+        if let Some(first) = self.told.first_mut() {
+            first.is_whole = true;
         }
     }
 
@@ -121,6 +197,7 @@ impl Condition {
             reason: reason.into(),
             fix: fix.into(),
             is_whole: false,
+            route_fault: None,
         }
     }
 

@@ -8,7 +8,7 @@
 //! Reading order: `object_store` sorts the objects, `object_index` has the ways between them, `affected` says
 //! what a change affects and `compiler` makes that: `service_membership` finds which pods are behind which
 //! service, `workload` and `service` make the addresses, `policy` the authorizations, `destination_rules` the
-//! rules for clients and `virtual_services` their routes.
+//! rules for clients, `virtual_services` and `gateway_routes` their routes.
 
 mod affected;
 mod asked_labels;
@@ -16,6 +16,7 @@ mod canonical_names;
 mod compiler;
 mod condition;
 mod destination_rules;
+mod gateway_routes;
 mod object_index;
 mod object_store;
 mod policy;
@@ -29,7 +30,7 @@ mod workload;
 use std::{collections::BTreeMap, net::IpAddr};
 
 pub use compiler::{Compiler, ObjectChange, ResourceUpdate};
-pub use condition::{Condition, ConditionEffect};
+pub use condition::{Condition, ConditionEffect, RouteFault};
 pub use object_store::SharedObject;
 
 use crate::wire;

@@ -8,8 +8,9 @@ use super::object_index::ObjectIndex;
 use crate::kind::{Kind, ObjectKey, Treatment};
 use crate::manifest::Located;
 use crate::resource::{
-    AuthorizationPolicy, DestinationRule, EndpointSlice, Labels, Metadata, Namespace, Node, Object,
-    PeerAuthentication, Pod, Service, VirtualService,
+    AuthorizationPolicy, DestinationRule, EndpointSlice, GRPCRoute, HTTPRoute, Labels, Metadata, Namespace,
+    Node, Object, PeerAuthentication, Pod, ReferenceGrant, Service, VirtualService,
+    gateway_api::GatewayRoute,
 };
 
 /// An object, shared with whoever read it.
@@ -146,6 +147,22 @@ impl ObjectStore {
     pub fn virtual_services(&self) -> Vec<&VirtualService> {
         by_age(self.of(Kind::VirtualService), as_virtual_service, |service| &service.metadata)
     }
+
+    /// The Gateway API's routes that clients in the mesh follow: the oldest first, then by namespace and
+    /// name.
+    pub fn gateway_routes(&self) -> Vec<(Kind, &Metadata, &GatewayRoute)> {
+        let http = self.of(Kind::HTTPRoute).values().filter_map(as_http_route);
+        let http = http.map(|it| (Kind::HTTPRoute, &it.metadata, &it.route));
+        let grpc = self.of(Kind::GRPCRoute).values().filter_map(as_grpc_route);
+        let grpc = grpc.map(|it| (Kind::GRPCRoute, &it.metadata, &it.route));
+        let mut all: Vec<_> = http.chain(grpc).filter(|(_, _, route)| !route.parents.is_empty()).collect();
+        all.sort_by_key(|(kind, of, _)| (of.creation_timestamp, &of.namespace, &of.name, *kind));
+        all
+    }
+
+    pub fn reference_grants(&self) -> impl Iterator<Item = &ReferenceGrant> {
+        self.of(Kind::ReferenceGrant).values().filter_map(as_reference_grant)
+    }
 }
 
 fn by_age<'a, T>(
@@ -185,4 +202,7 @@ views! {
     as_peer_authentication: PeerAuthentication,
     as_destination_rule: DestinationRule,
     as_virtual_service: VirtualService,
+    as_http_route: HTTPRoute,
+    as_grpc_route: GRPCRoute,
+    as_reference_grant: ReferenceGrant,
 }

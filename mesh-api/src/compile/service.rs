@@ -3,6 +3,7 @@
 use prost::Message;
 
 use super::destination_rules::ResolvedRules;
+use super::gateway_routes::{ResolvedGatewayRoutes, is_for_all};
 use super::traffic_policies::encoded_extension;
 use super::virtual_services::ResolvedRoutes;
 use super::{Condition, ConditionEffect, MeshConfig, octets, service_host};
@@ -24,9 +25,23 @@ pub(super) fn compile_service(
     service: &Service,
     mesh: &MeshConfig,
     traffic: &ResolvedRules,
-    routes: &ResolvedRoutes,
+    routes: (&ResolvedGatewayRoutes, &ResolvedRoutes),
 ) -> Option<wire::Service> {
     (!service.is_external_name()).then(|| one(service, mesh, traffic, routes))
+}
+
+/// Where requests to a service go: routes of the Gateway API, and virtual services for whom these leave.
+fn http_routes(
+    service: &Service,
+    hostname: &str,
+    (gateway_routes, routes): (&ResolvedGatewayRoutes, &ResolvedRoutes),
+) -> impl Iterator<Item = wire::Extension> {
+    let first = gateway_routes.tables(&service.metadata).to_vec();
+    let rest = if first.iter().any(is_for_all) { Vec::new() } else { routes.tables(hostname) };
+    let all = [(ext::GATEWAY_ROUTES, first), (ext::HTTP_ROUTES, rest)];
+    all.into_iter().filter(|(_, tables)| !tables.is_empty()).map(|(name, tables)| {
+        encoded_extension(name, type_url::HTTP_ROUTES, ext::HttpRoutes { tables }.encode_to_vec())
+    })
 }
 
 /// What of a service has no effect: addresses that are not the mesh's.
@@ -51,7 +66,7 @@ fn one(
     service: &Service,
     mesh: &MeshConfig,
     traffic: &ResolvedRules,
-    routes: &ResolvedRoutes,
+    routes: (&ResolvedGatewayRoutes, &ResolvedRoutes),
 ) -> wire::Service {
     let metadata = &service.metadata;
     let hostname = service_host::service_hostname(&metadata.name, &metadata.namespace, mesh);
@@ -67,7 +82,7 @@ fn one(
         extensions: traffic
             .traffic_policies_extension(&metadata.namespace, &hostname, mesh)
             .into_iter()
-            .chain(routes.http_routes_extension(&hostname))
+            .chain(http_routes(service, &hostname, routes))
             .chain(session_affinity(service))
             .collect(),
         hostname,

@@ -18,6 +18,7 @@ use crate::{
 
 mod authorization;
 mod destination_rules;
+mod gateway_routes;
 mod histories;
 mod kinds;
 mod mutual_tls;

@@ -143,6 +143,9 @@ fn may_be_meant(kind: Kind, api_version: &str) -> bool {
         || nearest_word(group, Some(ours).filter(|ours| !ours.is_empty())).is_some()
 }
 
+const OTHER_GATEWAY_KINDS: [&str; 7] =
+    ["Gateway", "GatewayClass", "TCPRoute", "TLSRoute", "UDPRoute", "BackendTLSPolicy", "ListenerSet"];
+
 fn unknown_kind(name: &str, api_version: &str, line: u32) -> Result<Kind, Unidentified> {
     let field = Some("kind".to_owned());
     let mut istio_unread = KNOWN_KINDS
@@ -153,6 +156,8 @@ fn unknown_kind(name: &str, api_version: &str, line: u32) -> Result<Kind, Uniden
     let near = nearest_word(name, known).filter(|near| *near != name);
     let ours = kind::is_istio_group(api_version)
         || Kind::ALL.iter().any(|k| k.api_versions().contains(&api_version));
+    // Kinds of the Gateway API that have names like those that are read, and are no slips.
+    let ours = ours && !OTHER_GATEWAY_KINDS.contains(&name);
     if kind::is_istio_group(api_version) && istio_unread.any(|it| it == name) {
         let problem = format!("{name} is not supported yet, ignored");
         let fix = "remove it, or leave it for a mesh that reads it; this one behaves as if it were not there"

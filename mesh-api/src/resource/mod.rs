@@ -1,7 +1,7 @@
 //! The objects that users write, typed and checked.
 //!
 //! Kubernetes' own kinds are read leniently (the API server has checked them, and knows more fields than we
-//! do); Istio's are read strictly, since a misspelt field of a policy is a hole in it.
+//! do); Istio's and the Gateway API's are read strictly, since a misspelt field of a policy is a hole in it.
 
 mod authorization_policy;
 mod deployment;
@@ -10,6 +10,7 @@ pub mod egress;
 mod endpoint_slice;
 pub mod enrolment;
 mod export_to;
+pub mod gateway_api;
 mod host;
 mod lenient;
 mod metadata;
@@ -34,6 +35,7 @@ pub use destination_rule::{
     TrafficSettings,
 };
 pub use endpoint_slice::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice, TargetReference};
+pub use gateway_api::{GRPCRoute, HTTPRoute, ReferenceGrant};
 pub use metadata::{Metadata, OwnerReference};
 pub use namespace::{Namespace, ServiceAccount};
 pub use node::{Locality, Node};
@@ -110,6 +112,9 @@ objects! {
     DestinationRule,
     ServiceEntry,
     VirtualService,
+    HTTPRoute,
+    GRPCRoute,
+    ReferenceGrant,
 }
 
 impl Object {

@@ -55,6 +55,9 @@ pub mod ext {
     pub const TRAFFIC_POLICIES: &str = "nodemesh.io/traffic-policies";
     /// Name of the service extension that holds [`HttpRoutes`].
     pub const HTTP_ROUTES: &str = "nodemesh.io/http-routes";
+    /// Name of the extension with those of the Gateway API, which go before. Agents that do not know all that
+    /// these say do not know the name either.
+    pub const GATEWAY_ROUTES: &str = "nodemesh.io/gateway-routes";
     /// Name of the service extension that holds [`SessionAffinity`].
     pub const SESSION_AFFINITY: &str = "nodemesh.io/session-affinity";
     /// Name of the workload extension, without content, of a pod that is about to end and still serves. Its

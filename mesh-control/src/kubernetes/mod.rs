@@ -2,7 +2,8 @@
 //!
 //! Reading order: [`watch`] follows the kinds that the mesh reads and fills [`objects`], which the publisher
 //! compiles; [`review`] says which node a token is of; [`roots`] keeps the authority in a Secret and
-//! [`bundle`] publishes what to trust. [`leader`] chooses the replica that writes [`status`] on resources,
+//! [`bundle`] publishes what to trust. [`leader`] chooses the replica that writes [`status`] on resources
+//! (`route_status` on routes),
 //! tells those that are [`unread`] and those that can be reached [`past`] the mesh, and keeps the
 //! [`last_good`] state of broken ones, and takes the startup [`taint`] off nodes.
 
@@ -16,6 +17,7 @@ pub mod objects;
 pub mod past;
 pub mod review;
 pub mod roots;
+mod route_status;
 pub mod status;
 pub mod taint;
 pub mod unread;

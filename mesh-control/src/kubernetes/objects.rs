@@ -75,6 +75,10 @@ pub struct Version {
     pub generation: i64,
     /// `status.conditions`, other controllers' too.
     pub conditions: Vec<Value>,
+    /// `spec.parentRefs`, of a route of the Gateway API.
+    pub parent_refs: Vec<Value>,
+    /// `status.parents` of one, other controllers' too.
+    pub parents: Vec<Value>,
 }
 
 /// What became of a resource that people wrote for the mesh.
@@ -317,13 +321,16 @@ fn read(kind: Kind, mut raw: Value) -> (Name, ParsedManifest, Version) {
 }
 
 fn version(raw: &Value) -> Version {
+    let list = |pointer| raw.pointer(pointer).and_then(Value::as_array).cloned().unwrap_or_default();
     let text = |pointer| raw.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned();
     Version {
         api: text("/apiVersion"),
         uid: text("/metadata/uid"),
         resource: text("/metadata/resourceVersion"),
         generation: raw.pointer("/metadata/generation").and_then(Value::as_i64).unwrap_or_default(),
-        conditions: raw.pointer("/status/conditions").and_then(Value::as_array).cloned().unwrap_or_default(),
+        conditions: list("/status/conditions"),
+        parent_refs: list("/spec/parentRefs"),
+        parents: list("/status/parents"),
     }
 }
 

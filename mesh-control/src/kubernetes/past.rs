@@ -117,7 +117,8 @@ mod tests {
     fn resource(kind: Kind, name: &str, meaning: &str) -> ResourceStatus {
         let part = UnenforcedPart { field: "f".into(), meaning: meaning.into(), fix: "x".into() };
         let (namespace, name, says) = ("shop".into(), name.into(), String::new());
-        ResourceStatus { kind, namespace, name, says, in_force: InForce::Partly, parts: vec![part] }
+        let (in_force, parts, parents) = (InForce::Partly, vec![part], Vec::new());
+        ResourceStatus { kind, namespace, name, says, in_force, parts, parents }
     }
 
     fn tell(resources: &[ResourceStatus], told: &mut HashMap<ObjectKey, Said>) -> Vec<String> {

@@ -1,9 +1,9 @@
 //! What became of each policy, written on it: two conditions, and an event when one of them is not as it
 //! should be.
 //!
-//! `nodemesh.io/Accepted` says whether it could be read, `nodemesh.io/InForce` how much of it counts. The
-//! resource itself says what was written last, so nothing is remembered here and nothing is written or told
-//! twice.
+//! `nodemesh.io/Accepted` says whether it could be read, `nodemesh.io/InForce` how much of it counts. A route
+//! of the Gateway API has conditions for each of its parents instead (`route_status`). The resource itself
+//! says what was written last, so nothing is remembered here and nothing is written or told twice.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -21,6 +21,7 @@ use tracing::warn;
 
 use super::Cluster;
 use super::objects::{Objects, Outcome, Version};
+use super::route_status;
 use super::watch::api_resource;
 use crate::config::Configuration;
 use crate::findings::Findings;
@@ -95,10 +96,7 @@ impl Writer {
         let outcomes = self.objects.outcomes();
         let findings = self.findings.lock().unwrap_or_else(PoisonError::into_inner);
         let judged: HashMap<_, _> = findings.resources.iter().map(|it| (it.key(), it)).collect();
-        let all = outcomes.into_iter().filter_map(|outcome| {
-            let judgements = judgements(&outcome, judged.get(&outcome.key)?);
-            Some(Due { outcome, judgements })
-        });
+        let all = outcomes.into_iter().filter_map(|outcome| Due::new(outcome, &judged));
         all.filter(Due::is_due).collect()
     }
 }
@@ -106,26 +104,34 @@ impl Writer {
 /// A resource, and what it is to say.
 struct Due {
     outcome: Outcome,
-    judgements: [Judgement; 2],
+    /// What it says in one place, or of several parents.
+    places: Vec<Place>,
+}
+
+/// Where a resource has conditions, and which.
+pub(super) struct Place {
+    /// The parent of a route. None: those of the whole resource.
+    pub parent: Option<Value>,
+    pub judgements: Vec<Judgement>,
 }
 
 /// A condition without its times.
-struct Judgement {
-    condition: &'static str,
-    status: &'static str,
-    reason: &'static str,
-    message: String,
+pub(super) struct Judgement {
+    pub condition: &'static str,
+    pub status: &'static str,
+    pub reason: String,
+    pub message: String,
     /// Reason of the event that goes with it, if one does.
-    event: Option<&'static str>,
+    pub event: Option<&'static str>,
 }
 
-fn judgements(outcome: &Outcome, judged: &ResourceStatus) -> [Judgement; 2] {
+pub(super) fn judgements(outcome: &Outcome, judged: &ResourceStatus) -> [Judgement; 2] {
     let all = judged.parts.iter().map(ToString::to_string).collect::<Vec<_>>().join(" | ");
     let accepted = if outcome.errors.is_empty() {
         let message = "it has no mistakes; nodemesh.io/InForce says how much of it counts".to_owned();
-        Judgement { condition: ACCEPTED, status: "True", reason: "Accepted", message, event: None }
+        Judgement { condition: ACCEPTED, status: "True", reason: "Accepted".to_owned(), message, event: None }
     } else {
-        let (reason, event) = ("Invalid", Some("Rejected"));
+        let (reason, event) = ("Invalid".to_owned(), Some("Rejected"));
         Judgement { condition: ACCEPTED, status: "False", reason, message: cut(&all), event }
     };
     let (reason, message, event) = match judged.in_force {
@@ -139,16 +145,52 @@ fn judgements(outcome: &Outcome, judged: &ResourceStatus) -> [Judgement; 2] {
         InForce::Earlier => ("Earlier", "rejected; what it said before is in force".to_owned(), None),
     };
     let status = if judged.in_force == InForce::AsWritten { "True" } else { "False" };
-    [accepted, Judgement { condition: IN_FORCE, status, reason, message: cut(&message), event }]
+    let (reason, message) = (reason.to_owned(), cut(&message));
+    [accepted, Judgement { condition: IN_FORCE, status, reason, message, event }]
 }
 
-fn cut(message: &str) -> String {
+/// The beginning of a message.
+pub(super) fn cut(message: &str) -> String {
     message.chars().take(LONGEST).collect()
 }
 
 impl Due {
+    /// None: it is not known yet.
+    fn new(outcome: Outcome, judged: &HashMap<ObjectKey, &ResourceStatus>) -> Option<Self> {
+        let judged = judged.get(&outcome.key).copied();
+        let places = if outcome.key.kind.is_route() {
+            route_status::places(&outcome, judged)?
+        } else {
+            vec![Place { parent: None, judgements: judgements(&outcome, judged?).into() }]
+        };
+        Some(Self { outcome, places })
+    }
+
     fn is_due(&self) -> bool {
-        self.judgements.iter().any(|judgement| !judgement.stands_on(&self.outcome.version))
+        let version = &self.outcome.version;
+        let stands = |place: &Place| place.news(version).next().is_none();
+        !self.places.iter().all(stands) || route_status::has_stale(version, &self.places)
+    }
+
+    /// What the status is to be.
+    fn status(&self, now: Timestamp) -> Value {
+        let version = &self.outcome.version;
+        match &self.places[..] {
+            [place @ Place { parent: None, .. }] => json!({"conditions": place.conditions(version, now)}),
+            places => json!({"parents": route_status::parents(version, places, now)}),
+        }
+    }
+
+    /// The events that go with what is new, each once.
+    fn events(&self) -> Vec<Event> {
+        let new = self.places.iter().flat_map(|place| place.news(&self.outcome.version));
+        let mut events: Vec<Event> = Vec::new();
+        for event in new.filter_map(Judgement::event) {
+            if !events.iter().any(|known| known.reason == event.reason) {
+                events.push(event);
+            }
+        }
+        events
     }
 
     async fn tell(&self, cluster: &Cluster, events: &Recorder) -> Result<(), kube::Error> {
@@ -159,10 +201,10 @@ impl Due {
             // Refused if somebody else wrote meanwhile: then the watch brings the new state, and it is done
             // anew.
             "metadata": {"resourceVersion": of.resource},
-            "status": {"conditions": self.conditions(Timestamp::now())},
+            "status": self.status(Timestamp::now()),
         });
         api.patch_status(&key.name, &PatchParams::default(), &Patch::Merge(&patch)).await?;
-        for event in self.judgements.iter().filter(|it| !it.stands_on(of)).filter_map(Judgement::event) {
+        for event in self.events() {
             events.publish(&event, &self.regarding()).await?;
         }
         Ok(())
@@ -179,33 +221,50 @@ impl Due {
             ..ObjectReference::default()
         }
     }
+}
+
+impl Place {
+    /// The conditions that are there.
+    pub fn before<'a>(&self, version: &'a Version) -> &'a [Value] {
+        match &self.parent {
+            None => &version.conditions,
+            Some(parent) => route_status::conditions_for(version, parent),
+        }
+    }
+
+    /// What is not said there yet.
+    fn news<'a>(&'a self, version: &'a Version) -> impl Iterator<Item = &'a Judgement> {
+        let before = self.before(version);
+        self.judgements.iter().filter(|judgement| !judgement.stands_in(before, version.generation))
+    }
 
     /// The conditions with ours put right; other controllers' stay.
-    fn conditions(&self, now: Timestamp) -> Vec<Value> {
-        let version = &self.outcome.version;
+    pub fn conditions(&self, version: &Version, now: Timestamp) -> Vec<Value> {
+        let before = self.before(version);
         let is_ours = |it: &&Value| self.judgements.iter().any(|judgement| it["type"] == judgement.condition);
-        let others = version.conditions.iter().filter(|it| !is_ours(it)).cloned();
-        others.chain(self.judgements.iter().map(|judgement| judgement.condition(version, now))).collect()
+        let others = before.iter().filter(|it| !is_ours(it)).cloned();
+        let ours = self.judgements.iter().map(|it| it.condition(before, version.generation, now));
+        others.chain(ours).collect()
     }
 }
 
 impl Judgement {
-    fn before<'a>(&self, version: &'a Version) -> Option<&'a Value> {
-        version.conditions.iter().find(|condition| condition["type"] == self.condition)
+    fn before<'a>(&self, conditions: &'a [Value]) -> Option<&'a Value> {
+        conditions.iter().find(|condition| condition["type"] == self.condition)
     }
 
-    /// Whether the resource says so already.
-    fn stands_on(&self, version: &Version) -> bool {
-        self.before(version).is_some_and(|condition| {
+    /// Whether it is said so already.
+    fn stands_in(&self, conditions: &[Value], generation: i64) -> bool {
+        self.before(conditions).is_some_and(|condition| {
             condition["status"] == self.status
                 && condition["reason"] == self.reason
                 && condition["message"] == self.message
-                && condition["observedGeneration"] == version.generation
+                && condition["observedGeneration"] == generation
         })
     }
 
-    fn condition(&self, version: &Version, now: Timestamp) -> Value {
-        let same = self.before(version).filter(|condition| condition["status"] == self.status);
+    fn condition(&self, before: &[Value], generation: i64, now: Timestamp) -> Value {
+        let same = self.before(before).filter(|condition| condition["status"] == self.status);
         let since = same
             .and_then(|condition| condition["lastTransitionTime"].as_str())
             .map_or_else(|| format!("{now:.0}"), str::to_owned);
@@ -215,7 +274,7 @@ impl Judgement {
             "reason": self.reason,
             "message": self.message,
             "lastTransitionTime": since,
-            "observedGeneration": version.generation,
+            "observedGeneration": generation,
         })
     }
 
@@ -224,7 +283,7 @@ impl Judgement {
             type_: EventType::Warning,
             reason: self.event?.to_owned(),
             note: Some(self.message.clone()),
-            action: self.reason.to_owned(),
+            action: self.reason.clone(),
             secondary: None,
         })
     }
@@ -251,11 +310,12 @@ mod tests {
             resource: "7".into(),
             generation: 2,
             conditions,
+            ..Version::default()
         };
         let outcome = Outcome { key, version, errors };
-        let judged = ResourceStatus { kind, namespace, name, says: "DENY".into(), in_force, parts };
-        let judgements = judgements(&outcome, &judged);
-        Due { outcome, judgements }
+        let (says, parents) = ("DENY".to_owned(), Vec::new());
+        let judged = ResourceStatus { kind, namespace, name, says, in_force, parts, parents };
+        Due::new(outcome, &HashMap::from([(judged.key(), &judged)])).unwrap()
     }
 
     fn part(field: &str, meaning: &str, fix: &str) -> UnenforcedPart {
@@ -284,8 +344,11 @@ mod tests {
     }
 
     fn told(due: &Due) -> Vec<String> {
-        let new = due.judgements.iter().filter(|it| !it.stands_on(&due.outcome.version));
-        new.filter_map(Judgement::event).map(|event| event.reason).collect()
+        due.events().into_iter().map(|event| event.reason).collect()
+    }
+
+    fn conditions(due: &Due) -> Vec<Value> {
+        due.status(Timestamp::UNIX_EPOCH)["conditions"].as_array().unwrap().clone()
     }
 
     #[test]
@@ -293,7 +356,7 @@ mod tests {
         let others = json!({"type": "Reconciled", "status": "True"});
         let first = rejected(vec![others.clone()]);
         assert!(first.is_due());
-        let written = first.conditions(Timestamp::UNIX_EPOCH);
+        let written = conditions(&first);
         assert_eq!(written[0], others);
         assert_eq!(written[1]["message"], "spec.action: unknown action; fix: write ALLOW");
         assert_eq!(written[1]["lastTransitionTime"], "1970-01-01T00:00:00Z");
@@ -301,7 +364,7 @@ mod tests {
         assert!(!rejected(written.clone()).is_due());
         let mended = due(Vec::new(), InForce::AsWritten, Vec::new(), written);
         assert!(mended.is_due());
-        let conditions = mended.conditions(Timestamp::UNIX_EPOCH);
+        let conditions = conditions(&mended);
         assert_eq!(conditions.len(), 3);
         assert!(conditions.iter().all(|condition| condition["status"] == "True"), "{conditions:?}");
     }
@@ -309,7 +372,7 @@ mod tests {
     #[test]
     fn a_policy_without_effect_is_accepted_and_not_in_force() {
         let first = without_effect(Vec::new());
-        let written = first.conditions(Timestamp::UNIX_EPOCH);
+        let written = conditions(&first);
         assert_eq!(written[0]["status"], "True");
         assert_eq!((&written[1]["status"], &written[1]["reason"]), (&json!("False"), &json!("No")));
         let message = "nothing of it is in force: spec.action: CUSTOM is not supported; fix: write DENY";
@@ -322,7 +385,7 @@ mod tests {
     fn each_change_is_told_once() {
         let first = without_effect(Vec::new());
         assert_eq!(told(&first), ["NotInForce"]);
-        let written = first.conditions(Timestamp::UNIX_EPOCH);
+        let written = conditions(&first);
         assert!(told(&without_effect(written.clone())).is_empty());
         let partly =
             due(Vec::new(), InForce::Partly, vec![part("spec.rules[0]", "left out", "x")], written.clone());

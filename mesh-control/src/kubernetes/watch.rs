@@ -43,7 +43,8 @@ pub async fn start(client: &Client, objects: &Objects, unread: &Unread, tasks: &
     let _ended = definitions_known.await;
 }
 
-/// Follows which of Istio's kinds the cluster has, and which that the mesh does not read.
+/// Follows which of Istio's and the Gateway API's kinds the cluster has, and which that the mesh does not
+/// read.
 struct Definitions {
     client: Client,
     objects: Objects,
@@ -120,9 +121,11 @@ impl Drop for Definitions {
 
 /// Kinds that a cluster may have, those that the mesh reads and those that it knows not to read.
 fn optional() -> impl Iterator<Item = &'static KnownKind> {
-    KNOWN_KINDS
-        .iter()
-        .filter(|known| known.kind.map_or(known.treatment == Treatment::NotRead, Kind::is_policy))
+    KNOWN_KINDS.iter().filter(|known| known.kind.map_or(known.treatment == Treatment::NotRead, is_optional))
+}
+
+fn is_optional(kind: Kind) -> bool {
+    kind.is_policy() || kind.table_row().treatment == Treatment::Consulted
 }
 
 /// The one that a definition is of.
@@ -204,6 +207,12 @@ mod tests {
             of("destinationrules.networking.istio.io"),
             Some(("DestinationRule", "networking.istio.io"))
         );
+        for (definition, name) in [
+            ("httproutes.gateway.networking.k8s.io", "HTTPRoute"),
+            ("referencegrants.gateway.networking.k8s.io", "ReferenceGrant"),
+        ] {
+            assert_eq!(of(definition), Some((name, "gateway.networking.k8s.io")));
+        }
         assert_eq!(of("gateways.networking.istio.io"), Some(("Gateway", "networking.istio.io")));
         let api = ("Gateway", "gateway.networking.k8s.io");
         assert_eq!(of("gateways.gateway.networking.k8s.io"), Some(api));

@@ -5,10 +5,11 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use mesh_api::admin::{InForce, ResourceStatus, UnenforcedPart};
+use mesh_api::admin::{InForce, ParentFault, ParentStatus, ResourceStatus, UnenforcedPart};
 use mesh_api::compile::{Condition, ConditionEffect, SharedObject};
 use mesh_api::kind::{Kind, ObjectKey, Treatment};
 use mesh_api::manifest::ManifestError;
+use mesh_api::resource::gateway_api::GatewayRoute;
 use mesh_api::resource::{Action, MtlsMode, Object};
 
 /// What was found, by `Kind namespace/name` as messages have it.
@@ -32,6 +33,11 @@ pub(super) fn judge<'a>(
     for policy in policies {
         let key = policy.value.key();
         let found = found.remove(&key.to_string()).unwrap_or_default();
+        let is_others = route_of(&policy.value).is_some_and(|route| route.parents.is_empty());
+        if is_others && found.errors.is_empty() {
+            // A route of gateways: whoever has these says what became of it.
+            continue;
+        }
         judged.insert(key.clone(), status(key, Some(&policy.value), &found));
     }
     for (name, found) in found {
@@ -39,8 +45,10 @@ pub(super) fn judge<'a>(
             judged.insert(key.clone(), status(key, None, &found));
         } else if let Some(condition) = found.conditions.first() {
             let ObjectKey { kind, namespace, name } = condition.key();
-            let (says, in_force, parts) = (String::new(), InForce::Partly, parts(&found));
-            judged.insert(condition.key(), ResourceStatus { kind, namespace, name, says, in_force, parts });
+            let (says, in_force, parts, parents) =
+                (String::new(), InForce::Partly, parts(&found), Vec::new());
+            let status = ResourceStatus { kind, namespace, name, says, in_force, parts, parents };
+            judged.insert(condition.key(), status);
         }
     }
     judged.into_values().collect()
@@ -75,11 +83,42 @@ fn policy_named(text: &str) -> Option<ObjectKey> {
 fn status(key: ObjectKey, object: Option<&Object>, found: &Found<'_>) -> ResourceStatus {
     let ObjectKey { kind, namespace, name } = key;
     let says = object.map(says).unwrap_or_default();
-    ResourceStatus { kind, namespace, name, says, in_force: in_force(object, found), parts: parts(found) }
+    let (in_force, parts) = (in_force(object, found), parts(found));
+    let parents = object.and_then(route_of).map(|route| parents(route, found)).unwrap_or_default();
+    ResourceStatus { kind, namespace, name, says, in_force, parts, parents }
+}
+
+/// What a route of the Gateway API says.
+fn route_of(object: &Object) -> Option<&GatewayRoute> {
+    match object {
+        Object::HTTPRoute(object) => Some(&object.route),
+        Object::GRPCRoute(object) => Some(&object.route),
+        _ => None,
+    }
+}
+
+/// What the status of a route says of each of its parents: the first that was found wrong there.
+fn parents(route: &GatewayRoute, found: &Found<'_>) -> Vec<ParentStatus> {
+    let fault = |is_it: &dyn Fn(&Condition) -> bool, is_of_reference: bool| {
+        let is_kind =
+            |it: &Condition| it.route_fault.is_some_and(|it| it.is_of_reference() == is_of_reference);
+        let first = found.conditions.iter().find(|it| is_kind(it) && is_it(it))?;
+        let reason = first.route_fault?.as_str().to_owned();
+        Some(ParentFault {
+            reason,
+            message: format!("{}: {}; fix: {}", first.field, first.reason, first.fix),
+        })
+    };
+    let of = |index: usize| {
+        let own = format!("spec.parentRefs[{index}]");
+        let is_its = |it: &Condition| it.field.starts_with(&own) || !it.field.starts_with("spec.parentRefs");
+        ParentStatus { index, refused: fault(&is_its, false), unresolved: fault(&|_| true, true) }
+    };
+    route.parents.iter().map(|parent| of(parent.index)).collect()
 }
 
 fn in_force(object: Option<&Object>, found: &Found<'_>) -> InForce {
-    let is_used = |object: &&Object| object.kind().table_row().treatment == Treatment::Used;
+    let is_used = |object: &&Object| object.kind().table_row().treatment != Treatment::ReadNotUsed;
     let Some(object) = object.filter(is_used) else { return InForce::No };
     if !found.errors.is_empty() {
         return InForce::Earlier;
@@ -143,6 +182,11 @@ fn says(object: &Object) -> String {
         }
         Object::DestinationRule(rule) => rule.host.clone(),
         Object::VirtualService(service) => first_of(&service.hosts),
+        Object::HTTPRoute(_) | Object::GRPCRoute(_) => {
+            let parents = route_of(object).map(|route| &route.parents[..]).unwrap_or_default();
+            let names: Vec<_> = parents.iter().map(|it| format!("{}/{}", it.namespace, it.name)).collect();
+            first_of(&names)
+        }
         _ => String::new(),
     }
 }
@@ -275,6 +319,39 @@ spec: RULE
             assert_eq!((service.in_force, service.says.as_str()), (in_force, says), "{spec}: {service:?}");
             assert_eq!(service.parts.first().map_or("", |part| part.field.as_str()), field, "{spec}");
         }
+    }
+
+    #[test]
+    fn of_a_route_each_parent_in_the_mesh_is_judged() {
+        let route = |parents: &str, backend: &str| {
+            let head = "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute";
+            let spec =
+                format!("{{parentRefs: [{parents}], rules: [{{backendRefs: [{{{backend}, port: 80}}]}}]}}");
+            let text = format!("{head}\nmetadata: {{name: web, namespace: shop}}\nspec: {spec}\n---{KINDS}");
+            let text = text
+                .replace("{port: 80}", "{name: http, port: 80}")
+                .replace("{ports", "{clusterIP: 10.0.0.1, ports");
+            let parsed =
+                parse("", &text.replace("NAME", "it").replace("SPEC", "{}").replace("RULE", "{host: web}"));
+            assert!(parsed.errors.is_empty(), "{:?}", parsed.errors);
+            let shared: Vec<_> = parsed.objects.into_iter().map(Arc::new).collect();
+            let conditions = compile(shared.iter().cloned(), &MeshConfig::default()).conditions;
+            judge(shared.iter().filter(|it| it.value.kind().is_route()), &[], &[], &conditions)
+        };
+        let service = |name: &str| format!("{{group: '', kind: Service, name: {name}}}");
+        assert!(route("{name: edge}", "name: web").is_empty(), "it is a gateway's");
+        let good = route(&format!("{{name: edge}}, {}", service("web")), "name: web").remove(0);
+        assert_eq!((good.in_force, good.says.as_str()), (InForce::AsWritten, "shop/web"));
+        assert_eq!(good.parents, [ParentStatus { index: 1, refused: None, unresolved: None }]);
+        let two = format!("{}, {}", service("nobody"), service("web"));
+        let bad = route(&two, "name: nowhere").remove(0);
+        assert_eq!(bad.in_force, InForce::Partly);
+        let reason = |fault: &Option<ParentFault>| fault.as_ref().map(|fault| fault.reason.clone());
+        let told: Vec<_> =
+            bad.parents.iter().map(|it| (reason(&it.refused), reason(&it.unresolved))).collect();
+        let not_found = Some("BackendNotFound".to_owned());
+        assert_eq!(told, [(Some("NoMatchingParent".to_owned()), not_found.clone()), (None, not_found)]);
+        assert_eq!(route(&service("nobody"), "name: web")[0].in_force, InForce::No);
     }
 
     #[test]

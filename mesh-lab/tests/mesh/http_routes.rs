@@ -1,5 +1,7 @@
 //! Requests go where a `VirtualService` says, from pods of ordinary programs, on one node and across.
 
+mod gateway_api;
+
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::time::Instant;

@@ -131,6 +131,12 @@ async fn follow_route(
                 response.end_record(asked.head, record, Some(RequestFlag::NoCluster), reason);
                 return respond(response, client, &asked).await;
             };
+            if let Some(status) = destination.status {
+                let response = LocalResponse::with_text(status, "");
+                let reason = format!("{} is no destination that requests may go to", destination.host);
+                response.end_record(asked.head, record, Some(RequestFlag::NoCluster), &reason);
+                return respond(response, client, &asked).await;
+            }
             let forwarding = MatchedForward { forward, matched, destination: Some(destination), permission };
             forward_request(connection, client, asked, &forwarding, record).await
         }

@@ -95,7 +95,7 @@ impl RetryLoop<'_> {
             drop(active);
             let is_there = client.check_is_there().await;
             is_there.map_err(|error| AttemptError::ClientGone(error.to_string()))?;
-            within_time(tokio::time::sleep(backoff(self.retries.backoff, retried)), &mut self.timers).await?;
+            within_time(tokio::time::sleep(backoff(self.retries, retried)), &mut self.timers).await?;
         }
     }
 
@@ -247,10 +247,11 @@ impl RetryLoop<'_> {
 }
 
 /// Returns the pause before the `retried`th retry: up to the base, doubled each time, at random (full
-/// jitter).
-fn backoff(base: Duration, retried: u32) -> Duration {
-    let most = base.saturating_mul(2_u32.saturating_pow(retried.saturating_sub(1)).min(MAX_BACKOFF));
-    most.mul_f64(rand::rng().random_range(0.0..1.0))
+/// jitter), but no shorter than the route lets it be.
+fn backoff(retries: &Retries, retried: u32) -> Duration {
+    let doubled = 2_u32.saturating_pow(retried.saturating_sub(1)).min(MAX_BACKOFF);
+    let most = retries.backoff.saturating_mul(doubled);
+    most.mul_f64(rand::rng().random_range(0.0..1.0)).max(retries.least_backoff)
 }
 
 #[cfg(test)]
@@ -259,9 +260,12 @@ mod tests {
 
     #[test]
     fn the_back_off_grows_and_has_an_end() {
-        let base = Duration::from_millis(25);
+        let usual = Retries::default();
+        let base = usual.backoff;
         for (retried, most) in [(1, base), (2, base * 2), (3, base * 4), (9, base * 10), (100, base * 10)] {
-            assert!((0..100).all(|_| backoff(base, retried) <= most), "{retried}");
+            assert!((0..100).all(|_| backoff(&usual, retried) <= most), "{retried}");
         }
+        let least = Retries { least_backoff: base, ..usual };
+        assert!((0..100).all(|_| backoff(&least, 1) == base && backoff(&least, 2) >= base));
     }
 }

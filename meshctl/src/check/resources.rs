@@ -87,7 +87,9 @@ fn unread(kinds: &[UnreadKind]) -> Option<Finding> {
 
 /// In a sentence.
 fn used_kinds() -> String {
-    let names: Vec<_> = Kind::with_treatment(Treatment::Used).map(Kind::as_str).collect();
+    let is_used =
+        |kind: &Kind| matches!(kind.table_row().treatment, Treatment::Used | Treatment::UsedIfDefined);
+    let names: Vec<_> = Kind::ALL.into_iter().filter(is_used).map(Kind::as_str).collect();
     match names.as_slice() {
         [others @ .., last] if !others.is_empty() => format!("{} and {last}", others.join(", ")),
         names => names.concat(),
@@ -107,7 +109,7 @@ mod tests {
         };
         let parts = if in_force == InForce::AsWritten { Vec::new() } else { vec![part] };
         let (kind, namespace, says) = (Kind::DestinationRule, "shop".into(), "nobody".into());
-        ResourceStatus { kind, namespace, name: name.into(), says, in_force, parts }
+        ResourceStatus { kind, namespace, name: name.into(), says, in_force, parts, parents: Vec::new() }
     }
 
     #[test]
@@ -172,7 +174,7 @@ mod tests {
             "9 WorkloadEntry.networking.istio.io (shop/a, shop/b, …); 1 Sidecar.networking.istio.io (shop/c)";
         assert!(last.ends_with(both), "{last}");
         let fix = found[MOST + 1].fix.as_deref().unwrap_or_default();
-        let kinds = "AuthorizationPolicy, PeerAuthentication, DestinationRule and VirtualService";
+        let kinds = "AuthorizationPolicy, PeerAuthentication, DestinationRule, VirtualService, HTTPRoute and GRPCRoute";
         assert!(fix.contains(&format!(" in {kinds}; ")), "{fix}");
     }
 }

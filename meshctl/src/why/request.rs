@@ -110,7 +110,8 @@ pub fn explain(
             None => "takes every request".to_owned(),
             Some(matched) => format!("fits{}", of_match(route, matched)),
         };
-        answer.tried.push(format!("route {}{}: {why}", index + 1, quoted_name(&route.name)));
+        let source = route.source.as_ref().map(|source| format!(" of {source}")).unwrap_or_default();
+        answer.tried.push(format!("route {}{}{source}: {why}", index + 1, quoted_name(&route.name)));
         if fits {
             break;
         }
@@ -132,6 +133,11 @@ pub fn explain(
         Some(HttpAction::Forward(forward)) => {
             for destination in &forward.destinations {
                 let share = percent(destination.weight, forward.total_weight());
+                if let Some(status) = destination.status {
+                    let host = name_of(destination);
+                    answer.outcome.push(format!("{share} end with {}: {host}", status.as_u16()));
+                    continue;
+                }
                 let to = destination.endpoints(snapshot, client, address);
                 answer.outcome.push(format!("{share} to {}: {}", name_of(destination), summary(&to)));
                 if let Destination::Service { endpoints, .. } = to

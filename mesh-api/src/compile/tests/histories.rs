@@ -36,7 +36,7 @@ fn random_object(dice: &mut Dice) -> String {
             age + 1
         )
     };
-    match dice.roll(18) {
+    match dice.roll(22) {
         0..=5 => random_pod(dice, &head, app, number),
         6..=8 => random_service(dice, &head, app),
         9..=10 => random_slice(dice, &head, app, number),
@@ -90,8 +90,46 @@ fn random_object(dice: &mut Dice) -> String {
             head("networking.istio.io/v1", "DestinationRule", &format!("d{number}"), "")
                 + &format!("spec: {{host: '{host}', {selector}{export}{subsets}trafficPolicy: {policy}}}\n")
         }
-        _ => random_routes(dice, &head, number),
+        16..=17 => random_routes(dice, &head, number),
+        18..=20 => random_gateway_routes(dice, &head, number),
+        _ => {
+            let from = dice.pick(&NAMESPACES);
+            let kind = dice.pick(&["HTTPRoute", "GRPCRoute"]);
+            let name = dice.pick(&["", ", name: web", ", name: db"]);
+            head("gateway.networking.k8s.io/v1beta1", "ReferenceGrant", &format!("g{number}"), "")
+                + &format!(
+                    "spec: {{from: [{{group: gateway.networking.k8s.io, kind: {kind}, namespace: {from}}}], \
+                     to: [{{group: '', kind: Service{name}}}]}}\n"
+                )
+        }
     }
+}
+
+fn random_gateway_routes(dice: &mut Dice, head: &Head<'_>, number: u64) -> String {
+    let kind = dice.pick(&["HTTPRoute", "HTTPRoute", "GRPCRoute"]);
+    let parent = |dice: &mut Dice| {
+        let more = dice.pick(&["", "", ", port: 80", ", port: 81", ", sectionName: http"]);
+        let (name, namespace) = (dice.pick(&APPS), dice.pick(&NAMESPACES));
+        format!("{{group: '', kind: Service, name: {name}, namespace: {namespace}{more}}}")
+    };
+    let parents = match dice.roll(3) {
+        0 => format!("{}, {}", parent(dice), parent(dice)),
+        1 => format!("{{name: edge}}, {}", parent(dice)),
+        _ => parent(dice),
+    };
+    let (name, namespace) = (dice.pick(&APPS), dice.pick(&NAMESPACES));
+    let port = dice.pick(&["80", "80", "81"]);
+    let headers = dice.pick(&[
+        "",
+        "headers: [{name: a, value: b}]",
+        "headers: [{name: a, type: RegularExpression, value: 'a\\C'}]",
+    ]);
+    let filters = dice.pick(&["", "filters: [{type: ExtensionRef}], "]);
+    head("gateway.networking.k8s.io/v1", kind, &format!("h{number}"), "")
+        + &format!(
+            "spec: {{parentRefs: [{parents}], rules: [{{matches: [{{{headers}}}], {filters}\
+             backendRefs: [{{name: {name}, namespace: {namespace}, port: {port}}}]}}]}}\n"
+        )
 }
 
 fn random_routes(dice: &mut Dice, head: &Head<'_>, number: u64) -> String {

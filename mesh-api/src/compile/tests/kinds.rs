@@ -25,6 +25,21 @@ apiVersion: networking.istio.io/v1
 kind: VirtualService
 metadata: {name: web, namespace: shop}
 spec: {hosts: [web], http: [{route: [{destination: {host: web}}]}]}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: web, namespace: shop}
+spec: {parentRefs: [{group: '', kind: Service, name: web}]}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: GRPCRoute
+metadata: {name: web, namespace: shop}
+spec: {parentRefs: [{group: '', kind: Service, name: web}]}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: ReferenceGrant
+metadata: {name: web, namespace: shop}
+spec: {from: [{group: gateway.networking.k8s.io, kind: HTTPRoute, namespace: bank}], to: [{group: '', kind: Service}]}
 ";
 
 #[test]
@@ -37,7 +52,8 @@ fn of_each_kind_that_the_mesh_uses_something_is_made_and_of_no_other() {
         store.set(&object.value.key(), Some(object));
     }
     for kind in Kind::ALL {
-        let is_used = matches!(kind.table_row().treatment, Treatment::Followed | Treatment::Used);
+        let is_used =
+            !matches!(kind.table_row().treatment, Treatment::FromManifests | Treatment::ReadNotUsed);
         let mut affected = AffectedObjects::default();
         let object = objects.iter().find(|object| object.value.kind() == kind);
         assert!(!is_used || object.is_some(), "this test has no {kind} to try");

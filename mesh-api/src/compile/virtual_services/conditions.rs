@@ -5,6 +5,7 @@ use super::entry::Entry;
 use crate::compile::Condition;
 use crate::compile::condition::ConditionList;
 use crate::compile::destination_rules::ResolvedRules;
+use crate::compile::gateway_routes::{ResolvedGatewayRoutes, is_for_all};
 use crate::compile::object_store::ObjectStore;
 use crate::compile::service::app_protocol;
 use crate::compile::service_host::{NO_SERVICE_FIX, ServiceHosts, no_service_reason};
@@ -22,7 +23,7 @@ impl ResolvedRoutes {
         &self,
         objects: &ObjectStore,
         hosts: &ServiceHosts<'_>,
-        traffic: &ResolvedRules,
+        (traffic, gateway_routes): (&ResolvedRules, &ResolvedGatewayRoutes),
     ) -> Vec<Condition> {
         let mut all = Vec::new();
         for entry in &self.entries {
@@ -31,7 +32,7 @@ impl ResolvedRoutes {
                 continue;
             };
             let mut said = ConditionList::new(Kind::VirtualService, &service.metadata);
-            judge_hosts(entry, hosts, &mut said);
+            judge_hosts(entry, hosts, gateway_routes, &mut said);
             judge_destinations(entry, hosts, traffic, &mut said);
             all.extend(said.into_conditions());
         }
@@ -39,11 +40,23 @@ impl ResolvedRoutes {
     }
 }
 
-fn judge_hosts(entry: &Entry, hosts: &ServiceHosts<'_>, said: &mut ConditionList<'_>) {
+fn judge_hosts(
+    entry: &Entry,
+    hosts: &ServiceHosts<'_>,
+    gateway_routes: &ResolvedGatewayRoutes,
+    said: &mut ConditionList<'_>,
+) {
     let mut problems = Vec::new();
     for (index, host) in entry.hosts.iter().enumerate() {
+        let field = format!("spec.hosts[{index}]");
         if let Some(words) = problem_of_host(entry, host, hosts) {
-            problems.push((format!("spec.hosts[{index}]"), words));
+            problems.push((field, words));
+        } else if let Some((is_for_all, words)) = problem_of_other_api(host, hosts, gateway_routes) {
+            if is_for_all {
+                problems.push((field, words));
+            } else {
+                said.ignore(field, words.0, words.1);
+            }
         }
     }
     let is_all = problems.len() == entry.hosts.len();
@@ -75,6 +88,21 @@ fn problem_of_host(entry: &Entry, host: &str, hosts: &ServiceHosts<'_>) -> Optio
         let reason = format!("no port of {host} is read as HTTP, so that its requests take no route");
         (reason, "call the port `http`, or set its `appProtocol` to `http`, if that is what it speaks")
     })
+}
+
+/// Routes of the Gateway API that count instead: whether for all clients and ports, and in words.
+fn problem_of_other_api(
+    host: &str,
+    hosts: &ServiceHosts<'_>,
+    gateway_routes: &ResolvedGatewayRoutes,
+) -> Option<(bool, Words)> {
+    let tables = gateway_routes.tables(&hosts.service(host)?.metadata);
+    let whole = tables.iter().find(|table| is_for_all(table));
+    let (source, is_for_all) = (&whole.or(tables.first())?.source, whole.is_some());
+    let whom = if is_for_all { "" } else { " for the clients or ports that it is for" };
+    let reason =
+        format!("{source} is attached to {host}, and counts before any {}{whom}", Kind::VirtualService);
+    Some((is_for_all, (reason, "write the routes of both into one of the two kinds")))
 }
 
 /// The ports of a service that connections can be made to, with what they speak.

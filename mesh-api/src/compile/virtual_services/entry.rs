@@ -17,7 +17,7 @@ use crate::resource::virtual_service::{GatewayRef, HttpRoute, PathRewrite, Strin
 use crate::wire::ext;
 
 /// Most regular expressions in the routes of one virtual service, since agents hold each compiled.
-const MAX_EXPRESSIONS: usize = 100;
+pub(in crate::compile) const MAX_EXPRESSIONS: usize = 100;
 /// Most bytes that one virtual service comes to: every agent holds its routes for each service that they are
 /// for.
 const MAX_BYTES: usize = 8 << 20;
@@ -88,7 +88,7 @@ impl Entry {
         let (namespace, name) = &self.name;
         let source = format!("{} {namespace}/{name}", Kind::VirtualService);
         let routes = self.routes.iter().map(|(_, route)| route.clone()).collect();
-        ext::HttpRouteTable { client_namespaces, source, routes }
+        ext::HttpRouteTable { client_namespaces, source, routes, ports: Vec::new() }
     }
 
     /// Bytes that it comes to with all services.
@@ -110,7 +110,7 @@ fn exported_to(service: &VirtualService) -> Option<BTreeSet<String>> {
 }
 
 /// What to do with something that the mesh does not do yet.
-pub(super) const LEAVE: &str =
+pub(in crate::compile) const LEAVE: &str =
     "remove it, or leave it for a mesh that has it; the rest of the resource counts";
 
 /// Whether it has routes that can be in force here. Says what of it can't.

@@ -1,20 +1,20 @@
-//! Regular expressions of virtual services: what is wrong with those that agents can't use.
+//! Regular expressions of routes: what is wrong with those that agents can't use.
 
 use std::collections::HashMap;
 
 use crate::regular_expression::RegularExpression;
 
 /// What was found wrong with expressions. To compile one takes a while, so it is remembered for as long as
-/// some virtual service has it.
+/// some route has it.
 #[derive(Debug, Default)]
-pub(super) struct CheckedExpressions {
+pub(in crate::compile) struct CheckedExpressions {
     problems: HashMap<String, Option<String>>,
     /// Those of before that nobody has asked about yet.
     before: HashMap<String, Option<String>>,
 }
 
 impl CheckedExpressions {
-    /// For another look at all virtual services.
+    /// For another look at all routes.
     pub fn begin(self) -> Self {
         Self { problems: HashMap::new(), before: self.problems }
     }

@@ -16,19 +16,20 @@ mod header_edits;
 mod request_match;
 mod route;
 
+pub(super) use self::entry::{LEAVE, MAX_EXPRESSIONS};
+pub(super) use self::expressions::CheckedExpressions;
+pub(super) use self::request_match::{EXPRESSION_FIX, string_match};
+pub(super) use self::route::USUAL_RETRY_CONDITIONS;
+
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use prost::Message;
-
 use self::entry::Entry;
-use self::expressions::CheckedExpressions;
 use super::MeshConfig;
 use super::asked_labels::AskedLabels;
 use super::object_store::{NamespacedName, ObjectStore, namespaced_name};
 use super::service_host::{ends_of_host, resolve_rule_host, service_hostname, service_of_host};
-use super::traffic_policies::encoded_extension;
 use crate::resource::VirtualService;
-use crate::wire::{ext, type_url, workload::Extension};
+use crate::wire::ext;
 
 /// What virtual services come to, for whatever service.
 #[derive(Debug, Default)]
@@ -87,8 +88,8 @@ impl ResolvedRoutes {
         }
     }
 
-    /// The extension of a service that routes are for.
-    pub fn http_routes_extension(&self, hostname: &str) -> Option<Extension> {
+    /// The tables of a service.
+    pub fn tables(&self, hostname: &str) -> Vec<ext::HttpRouteTable> {
         let mut clients = Clients::default();
         for indices in self.closest_first(hostname) {
             clients.add(&self.entries, indices);
@@ -97,12 +98,7 @@ impl ResolvedRoutes {
                 break;
             }
         }
-        let tables = clients.tables(&self.entries);
-        let has_any = !tables.is_empty();
-        has_any.then(|| {
-            let value = ext::HttpRoutes { tables }.encode_to_vec();
-            encoded_extension(ext::HTTP_ROUTES, type_url::HTTP_ROUTES, value)
-        })
+        clients.tables(&self.entries)
     }
 
     /// The entries for each host that covers a service.

@@ -9,7 +9,8 @@ use crate::resource::virtual_service::{
 use crate::wire::ext::{self, string_match::Form};
 
 /// What to write instead of an expression that agents can't use.
-const EXPRESSION_FIX: &str = "write one without `\\C` and `\\Q`, and without large repetitions";
+pub(in crate::compile) const EXPRESSION_FIX: &str =
+    "write one without `\\C` and `\\Q`, and without large repetitions";
 
 impl RouteMaker<'_, '_> {
     /// The matches of a route that can hold here. `None`: it has some, and none of them can.
@@ -85,7 +86,7 @@ fn made(matched: &HttpMatch) -> Option<ext::HttpMatch> {
 }
 
 /// How a text is compared, on the wire.
-pub(super) fn string_match(text: &StringMatch) -> ext::StringMatch {
+pub(in crate::compile) fn string_match(text: &StringMatch) -> ext::StringMatch {
     let form = match text.clone() {
         StringMatch::Exact(text) => Form::Exact(text),
         StringMatch::Prefix(text) => Form::Prefix(text),

@@ -19,7 +19,7 @@ use crate::wire::ext::{self, http_redirect, http_rewrite, http_route::Action};
 
 /// What a request is tried again for where nothing is said, as in Istio. Without a list of statuses
 /// `retriable-status-codes` is none of them.
-const USUAL_RETRY_CONDITIONS: [&str; 5] =
+pub(in crate::compile) const USUAL_RETRY_CONDITIONS: [&str; 5] =
     ["connect-failure", "refused-stream", "unavailable", "cancelled", "retriable-status-codes"];
 
 /// Makes the routes of one virtual service, and says what of them is not in force.
@@ -57,7 +57,7 @@ impl RouteMaker<'_, '_> {
         };
         let name = route.name.clone().unwrap_or_default();
         let cors = route.cors_policy.as_ref().map(|it| self.cors(&format!("{path}.corsPolicy"), it));
-        Some(ext::HttpRoute { name, matches, action: Some(action), cors })
+        Some(ext::HttpRoute { name, matches, action: Some(action), cors, source: String::new() })
     }
 
     /// An origin that agents can't compare with is allowed to nobody.
@@ -136,6 +136,7 @@ impl RouteMaker<'_, '_> {
             weight,
             request: header_edits::given(edits.request),
             response: header_edits::given(edits.response),
+            status: 0,
         }
     }
 
@@ -181,6 +182,7 @@ impl RouteMaker<'_, '_> {
             conditions,
             statuses,
             backoff: retries.backoff.and_then(duration),
+            least_backoff: None,
         }
     }
 

@@ -24,16 +24,21 @@ use crate::wire::{type_url, workload};
 const ALL: u32 = 1_000_000;
 
 impl HttpRouteTable {
-    /// Parses all tables in a service's extensions; empty if it has none. Errors: see [`Invalid`].
+    /// Parses all tables in a service's extensions, in the order in which they are looked at; empty if it has
+    /// none. Errors: see [`Invalid`].
     pub(in crate::plan) fn decode_all_from_extensions(
         extensions: &[workload::Extension],
     ) -> Result<Box<[Arc<Self>]>, Invalid> {
-        let Some(extension) = extensions.iter().find(|extension| extension.name == wire::HTTP_ROUTES) else {
-            return Ok(Box::default());
-        };
-        let config = extension.config.as_ref().ok_or(Invalid::NoContent)?;
-        let routes: wire::HttpRoutes = field_parsing::unpack_any(config, type_url::HTTP_ROUTES)?;
-        routes.tables.into_iter().map(|table| Self::try_from(table).map(Arc::new)).collect()
+        let mut tables = Vec::new();
+        for name in [wire::GATEWAY_ROUTES, wire::HTTP_ROUTES] {
+            let Some(extension) = extensions.iter().find(|it| it.name == name) else { continue };
+            let config = extension.config.as_ref().ok_or(Invalid::NoContent)?;
+            let routes: wire::HttpRoutes = field_parsing::unpack_any(config, type_url::HTTP_ROUTES)?;
+            for table in routes.tables {
+                tables.push(Arc::new(Self::try_from(table)?));
+            }
+        }
+        Ok(tables.into())
     }
 }
 
@@ -45,6 +50,11 @@ impl TryFrom<wire::HttpRouteTable> for HttpRouteTable {
             source: from.source.into(),
             routes: from.routes.into_iter().map(HttpRoute::try_from).collect::<Result<_, _>>()?,
             client_namespaces: from.client_namespaces.into_iter().map(Box::from).collect(),
+            ports: from
+                .ports
+                .into_iter()
+                .map(|port| field_parsing::parse_port("tables.ports", port))
+                .collect::<Result<_, _>>()?,
         })
     }
 }
@@ -63,7 +73,8 @@ impl TryFrom<wire::HttpRoute> for HttpRoute {
         };
         let matches = from.matches.into_iter().map(HttpMatch::try_from).collect::<Result<_, _>>()?;
         let cors = from.cors.map(CorsPolicy::try_from).transpose()?;
-        Ok(Self { name: from.name.into(), matches, action, cors })
+        let source = non_empty(from.source).map(Arc::from);
+        Ok(Self { name: from.name.into(), source, matches, action, cors })
     }
 }
 
@@ -149,6 +160,7 @@ impl TryFrom<wire::HttpDestination> for HttpDestination {
             weight: from.weight,
             request_edits: from.request.map(HeaderEdits::from).unwrap_or_default(),
             response_edits: from.response.map(HeaderEdits::from).unwrap_or_default(),
+            status: (from.status > 0).then(|| status("destinations.status", from.status)).transpose()?,
         })
     }
 }
@@ -180,6 +192,7 @@ impl TryFrom<wire::HttpRewrite> for Rewrite {
         let path = match from.path {
             None => None,
             Some(http_rewrite::Path::Uri(uri)) => Some(PathRewrite::Uri(uri.into())),
+            Some(http_rewrite::Path::Full(full)) => Some(PathRewrite::Full(full.into())),
             Some(http_rewrite::Path::Regex(regex)) => {
                 let pattern = RegularExpression::new(&regex.pattern);
                 let pattern = pattern.map_err(|reason| Invalid::Regex { reason })?;
@@ -196,6 +209,7 @@ impl TryFrom<wire::HttpRedirect> for Redirect {
     fn try_from(from: wire::HttpRedirect) -> Result<Self, Invalid> {
         let path = from.path.map(|path| match path {
             http_redirect::Path::Full(full) => RedirectPath::Full(full.into()),
+            http_redirect::Path::FullPath(full) => RedirectPath::FullPath(full.into()),
             http_redirect::Path::Prefix(prefix) => RedirectPath::Prefix(prefix.into()),
         });
         let port = match from.port {
@@ -251,6 +265,8 @@ impl TryFrom<wire::HttpRetries> for Retries {
                 conditions
             },
             backoff: parse_duration_zero_as_none("backoff", from.backoff)?.unwrap_or(default.backoff),
+            least_backoff: parse_duration_zero_as_none("least_backoff", from.least_backoff)?
+                .unwrap_or_default(),
         })
     }
 }

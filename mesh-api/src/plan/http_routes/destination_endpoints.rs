@@ -3,6 +3,8 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use http::StatusCode;
+
 use super::HeaderEdits;
 use crate::plan::outbound::{self, Destination, Reject};
 use crate::plan::snapshot::Snapshot;
@@ -25,6 +27,8 @@ pub struct HttpDestination {
     pub request_edits: HeaderEdits,
     /// Changes of a response's headers.
     pub response_edits: HeaderEdits,
+    /// Requests that fall on it get this status, and go nowhere; none: they go to the service.
+    pub status: Option<StatusCode>,
 }
 
 impl HttpDestination {

@@ -1,5 +1,6 @@
 //! Routes of HTTP requests: which one a request takes, and what becomes of it. The control plane has resolved
-//! `VirtualService`s into them, so that none of Istio's rules of precedence is needed here.
+//! `VirtualService`s and the Gateway API's routes into them, so that none of their rules of precedence is
+//! needed here.
 //!
 //! [`HttpRoutes::find`] says whether a connection is read as HTTP at all, [`HttpRouteTable::find_route`]
 //! which route a request takes, and [`HttpDestination::endpoints`] which endpoints it may go to.
@@ -44,6 +45,8 @@ pub struct HttpRouteTable {
     pub routes: Box<[HttpRoute]>,
     /// Namespaces of the clients that it covers; empty: all.
     client_namespaces: Box<[Box<str>]>,
+    /// Ports of the service that it covers; empty: all.
+    ports: Box<[u16]>,
 }
 
 /// What becomes of some of the requests.
@@ -51,6 +54,8 @@ pub struct HttpRouteTable {
 pub struct HttpRoute {
     /// Name, for logs; may be empty.
     pub name: Arc<str>,
+    /// The object that it is made of; none: that of its table.
+    pub source: Option<Arc<str>>,
     /// Requests that it is for: those that any of these matches; empty: all.
     pub matches: Box<[HttpMatch]>,
     /// What becomes of them.
@@ -124,6 +129,8 @@ pub struct Retries {
     pub conditions: RetryConditions,
     /// Base of the back-off between attempts.
     pub backoff: Duration,
+    /// The least that is waited between attempts.
+    pub least_backoff: Duration,
 }
 
 /// Failures after which a request is sent again (Envoy's `retry_on`).
@@ -168,6 +175,7 @@ impl Default for Retries {
             per_try_timeout: None,
             conditions: RetryConditions::default_of_istio(),
             backoff: Duration::from_millis(25),
+            least_backoff: Duration::ZERO,
         }
     }
 }
@@ -234,11 +242,17 @@ impl HttpRouteTable {
         })
     }
 
-    /// Returns the table that covers a client.
-    pub(super) fn covering<'a>(tables: &'a [Arc<Self>], client: &Workload) -> Option<&'a Arc<Self>> {
+    /// Returns the table that covers what a client sends to a port of the service.
+    pub(super) fn covering<'a>(
+        tables: &'a [Arc<Self>],
+        client: &Workload,
+        port: u16,
+    ) -> Option<&'a Arc<Self>> {
         tables.iter().find(|table| {
-            let namespaces = &table.client_namespaces;
-            namespaces.is_empty() || namespaces.iter().any(|namespace| **namespace == *client.namespace)
+            let (namespaces, ports) = (&table.client_namespaces, &table.ports);
+            let is_for_client =
+                namespaces.is_empty() || namespaces.iter().any(|namespace| **namespace == *client.namespace);
+            is_for_client && (ports.is_empty() || ports.contains(&port))
         })
     }
 }
@@ -283,7 +297,7 @@ impl HttpRoutes {
         if !port.protocol.may_be_http() {
             return None;
         }
-        let table = HttpRouteTable::covering(&service.http_routes, source)?.clone();
+        let table = HttpRouteTable::covering(&service.http_routes, source, port.port)?.clone();
         if blocking_waypoint(snapshot, source, &service.waypoints).is_some() {
             return None;
         }

@@ -28,6 +28,8 @@ pub enum PathRewrite {
     Uri(Box<str>),
     /// Each match of the expression is replaced by the substitution.
     Regex(RegularExpression, Box<str>),
+    /// This is instead of the whole path.
+    Full(Box<str>),
 }
 
 /// Where a client is sent to.
@@ -50,6 +52,8 @@ pub struct Redirect {
 pub enum RedirectPath {
     /// This is instead of path and query.
     Full(Box<str>),
+    /// This is instead of the path; the query stays.
+    FullPath(Box<str>),
     /// This is instead of the prefix that matched.
     Prefix(Box<str>),
 }
@@ -72,6 +76,7 @@ impl PathRewrite {
         let rewritten = match self {
             Self::Uri(uri) => replace_prefix(path, matched, uri),
             Self::Regex(pattern, substitution) => pattern.replace_all(path, substitution, MAX_REWRITTEN)?,
+            Self::Full(full) => full.to_string(),
         };
         // A request's target begins with a slash (RFC 9112, 3.2.1).
         Some(if rewritten.starts_with('/') { rewritten } else { format!("/{rewritten}") })
@@ -83,9 +88,18 @@ fn replace_prefix(path: &str, matched: Option<&HttpMatch>, new: &str) -> String 
     let prefix = match matched.and_then(|matched| matched.path.as_ref()) {
         None => "/",
         Some(TextMatch::Prefix(prefix)) => prefix,
+        Some(TextMatch::PathPrefix(prefix)) => return replace_segments(path, prefix, new),
         Some(TextMatch::Present | TextMatch::Exact(_) | TextMatch::Regex(_)) => path,
     };
     format!("{new}{}", path.get(prefix.len()..).unwrap_or_default())
+}
+
+/// Puts `new` in the place of the whole segments at the beginning of a path. What is behind them begins with
+/// a slash, if there is anything, so that one at the end of `new` would be a second.
+fn replace_segments(path: &str, prefix: &str, new: &str) -> String {
+    let rest = path.get(prefix.len()..).unwrap_or_default();
+    let replaced = format!("{}{rest}", new.trim_end_matches('/'));
+    if replaced.is_empty() { "/".to_owned() } else { replaced }
 }
 
 impl Redirect {
@@ -106,7 +120,7 @@ impl Redirect {
             let _ = write!(location, ":{port}");
         }
         match &self.path {
-            Some(RedirectPath::Full(full)) => location.push_str(full),
+            Some(RedirectPath::Full(full) | RedirectPath::FullPath(full)) => location.push_str(full),
             Some(RedirectPath::Prefix(prefix)) => {
                 location.push_str(&replace_prefix(request.path(), matched, prefix));
             }

@@ -67,6 +67,11 @@ fn regex(text: &str) -> Option<wire::StringMatch> {
     Some(wire::StringMatch { form: Some(Form::Regex(text.to_owned())) })
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "as the messages have it")]
+fn segments(text: &str) -> Option<wire::StringMatch> {
+    Some(wire::StringMatch { form: Some(Form::PathPrefix(text.to_owned())) })
+}
+
 fn header(name: &str, value: Option<wire::StringMatch>, invert: bool) -> wire::HttpMatch {
     let headers = vec![wire::HeaderMatch { name: name.to_owned(), value, invert }];
     wire::HttpMatch { headers, ..wire::HttpMatch::default() }
@@ -79,12 +84,12 @@ fn parameter(name: &str, value: Option<wire::StringMatch>) -> wire::HttpMatch {
 
 fn forward(name: &str, matches: Vec<wire::HttpMatch>) -> wire::HttpRoute {
     let action = Some(http_route::Action::Forward(wire::HttpForward::default()));
-    wire::HttpRoute { name: name.to_owned(), matches, action, cors: None }
+    wire::HttpRoute { name: name.to_owned(), matches, action, ..wire::HttpRoute::default() }
 }
 
 fn table(routes: Vec<wire::HttpRoute>) -> HttpRouteTable {
     let source = "VirtualService shop/web".to_owned();
-    wire::HttpRouteTable { client_namespaces: Vec::new(), source, routes }.try_into().unwrap()
+    wire::HttpRouteTable { source, routes, ..wire::HttpRouteTable::default() }.try_into().unwrap()
 }
 
 /// A client of `shop`, with the label `app: client`.
@@ -233,6 +238,15 @@ fn a_rewrite_replaces_what_the_match_named() {
         (uri("/b"), "/a/c", regex("/a.*"), "/b"),
         (uri("/b/"), "/a", None, "/b/a"),
         (uri("b"), "/a/c", prefix("/a"), "/b/c"),
+        (uri("/xyz"), "/foo/bar", segments("/foo"), "/xyz/bar"),
+        (uri("/xyz/"), "/foo/bar", segments("/foo/"), "/xyz/bar"),
+        (uri("/xyz"), "/foo", segments("/foo"), "/xyz"),
+        (uri("/xyz"), "/foo/", segments("/foo"), "/xyz/"),
+        (uri(""), "/foo", segments("/foo"), "/"),
+        (uri("/"), "/foo/", segments("/foo"), "/"),
+        (uri("/"), "/foo/bar", segments("/foo"), "/bar"),
+        (uri("/xyz"), "/bar", segments("/"), "/xyz/bar"),
+        (PathRewrite::Full("/all".into()), "/foo/bar", segments("/foo"), "/all"),
     ] {
         let rewritten = rewrite.rewritten_path(path, Some(&matched(condition.clone())));
         assert_eq!(rewritten.as_deref(), Some(expected), "{rewrite:?} {condition:?}");
@@ -253,9 +267,11 @@ fn a_redirect_leads_where_it_says() {
         redirect.location(&get("/old/a?b", &[]), Some(&matched), 8080)
     };
     let full = |text: &str| Some(http_redirect::Path::Full(text.to_owned()));
+    let full_path = |text: &str| Some(http_redirect::Path::FullPath(text.to_owned()));
     for (location, expected) in [
         (redirect(&|it| it.scheme = "https".to_owned()), "https://web:8080/old/a?b"),
         (redirect(&|it| it.path = full("/new")), "http://web:8080/new"),
+        (redirect(&|it| it.path = full_path("/new")), "http://web:8080/new?b"),
         (
             redirect(&|it| it.path = Some(http_redirect::Path::Prefix("/new".to_owned()))),
             "http://web:8080/new/a?b",
@@ -276,6 +292,7 @@ fn routed_web(protocol: AppProtocol, namespaces: &[&str]) -> workload_wire::Serv
         client_namespaces: namespaces.iter().map(|&it| it.to_owned()).collect(),
         source: "VirtualService shop/web".to_owned(),
         routes: vec![forward("all", vec![])],
+        ports: Vec::new(),
     };
     let routes = wire::HttpRoutes { tables: vec![table] };
     service.extensions.push(extension(ext::HTTP_ROUTES, type_url::HTTP_ROUTES, &routes));
@@ -314,6 +331,38 @@ fn connections_are_read_only_where_routes_are_for_their_client_and_port() {
         let found = HttpRoutes::find(&snapshot, &client(), destination.parse().unwrap());
         assert_eq!(found.is_some(), is_read, "{protocol:?} {namespaces:?} {destination}");
     }
+}
+
+#[test]
+fn a_prefix_of_whole_segments_is_no_prefix_of_a_text() {
+    for (prefix, path, is_it) in [
+        ("/foo", "/foo", true),
+        ("/foo", "/foo/", true),
+        ("/foo", "/foo/bar", true),
+        ("/foo", "/foobar", false),
+        ("/foo", "/fo", false),
+        ("/foo/", "/foo", true),
+        ("/foo/", "/foo/bar", true),
+        ("/", "/any/thing", true),
+        ("", "*", true),
+    ] {
+        let condition = wire::HttpMatch { path: segments(prefix), ..wire::HttpMatch::default() };
+        assert_eq!(fits(&condition, &get(path, &[])), is_it, "{prefix} {path}");
+    }
+}
+
+#[test]
+fn the_first_table_for_client_and_port_is_used_alone() {
+    let table = |source: &str, namespaces: &[&str], ports: &[u32]| -> Arc<HttpRouteTable> {
+        let client_namespaces = namespaces.iter().map(|&it| it.to_owned()).collect();
+        let (source, ports) = (source.to_owned(), ports.to_vec());
+        let table = wire::HttpRouteTable { client_namespaces, source, routes: Vec::new(), ports };
+        Arc::new(table.try_into().unwrap())
+    };
+    let tables = [table("own", &["shop"], &[80]), table("port", &[], &[81]), table("all", &[], &[])];
+    let source = |port| HttpRouteTable::covering(&tables, &client(), port).map(|it| it.source.to_string());
+    assert_eq!([80, 81, 82].map(source), ["own", "port", "all"].map(|it| Some(it.to_owned())));
+    assert!(HttpRouteTable::covering(&tables[..1], &client(), 81).is_none());
 }
 
 #[test]

@@ -14,6 +14,8 @@ pub enum TextMatch {
     Exact(Box<str>),
     /// It begins so.
     Prefix(Box<str>),
+    /// It is this path, or goes on behind it with a slash. Empty: any path.
+    PathPrefix(Box<str>),
     /// The expression matches the whole of it.
     Regex(RegularExpression),
 }
@@ -25,6 +27,10 @@ impl TextMatch {
             Self::Present => true,
             Self::Exact(exact) => text == &**exact,
             Self::Prefix(prefix) => text.starts_with(&**prefix),
+            Self::PathPrefix(prefix) => {
+                let rest = text.strip_prefix(&**prefix);
+                rest.is_some_and(|rest| prefix.is_empty() || rest.is_empty() || rest.starts_with('/'))
+            }
             Self::Regex(regex) => regex.matches_whole(text),
         }
     }
@@ -36,7 +42,7 @@ impl TextMatch {
             Self::Prefix(prefix) => {
                 text.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix))
             }
-            Self::Present | Self::Regex(_) => self.fits(text),
+            Self::Present | Self::PathPrefix(_) | Self::Regex(_) => self.fits(text),
         }
     }
 }
@@ -49,6 +55,7 @@ impl TryFrom<&wire::StringMatch> for TextMatch {
             None => Self::Present,
             Some(Form::Exact(text)) => Self::Exact(text.as_str().into()),
             Some(Form::Prefix(text)) => Self::Prefix(text.as_str().into()),
+            Some(Form::PathPrefix(path)) => Self::PathPrefix(path.trim_end_matches('/').into()),
             Some(Form::Regex(pattern)) => {
                 let regex = RegularExpression::new(pattern);
                 Self::Regex(regex.map_err(|reason| Invalid::Regex { reason })?)

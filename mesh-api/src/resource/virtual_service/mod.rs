@@ -22,12 +22,12 @@ mod l4_routes;
 mod mirror;
 mod percentage;
 mod redirect;
-mod regex_syntax;
+pub(super) mod regex_syntax;
 mod retries;
 mod rewrite;
 mod string_match;
 mod unreachable;
-mod values;
+pub(super) mod values;
 
 pub use cors_policy::{CorsPolicy, UnmatchedPreflights};
 pub use destination::{Destination, HttpRouteDestination, RouteDestination};

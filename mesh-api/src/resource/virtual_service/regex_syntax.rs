@@ -14,7 +14,7 @@ const CLASSES: [&str; 14] = [
 ];
 
 /// Reports what is wrong with `pattern`.
-pub(super) fn check(at: &Cursor<'_>, pattern: &str) {
+pub(in crate::resource) fn check(at: &Cursor<'_>, pattern: &str) {
     if pattern.is_empty() {
         at.error("the regular expression is empty", "write one, or remove the condition");
     } else if pattern.len() > MAX_LENGTH {

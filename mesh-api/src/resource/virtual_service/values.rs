@@ -30,7 +30,7 @@ pub(super) fn url_part(fields: &Fields<'_>, key: &str) -> Option<String> {
 
 /// What is sent as it is in a request's first line or a response's `location` could otherwise end it, and
 /// begin something else.
-pub(super) fn refuse_what_no_url_has(at: &Cursor<'_>, text: &str) {
+pub(in crate::resource) fn refuse_what_no_url_has(at: &Cursor<'_>, text: &str) {
     if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
         let fix =
             "write other characters than letters, digits and punctuation of ASCII as `%` and two digits";
@@ -63,7 +63,7 @@ pub(super) fn list<'a, T>(
 }
 
 /// A port, from 1.
-pub(super) fn port(at: &Cursor<'_>) -> Option<u16> {
+pub(in crate::resource) fn port(at: &Cursor<'_>) -> Option<u16> {
     at.integer(1..=65535).and_then(|port| u16::try_from(port).ok())
 }
 

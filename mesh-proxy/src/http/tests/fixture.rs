@@ -224,11 +224,8 @@ impl Mesh {
 
     /// The service has these routes from now on.
     pub fn set_routes(&self, routes: Vec<ext::HttpRoute>) {
-        let table = ext::HttpRouteTable {
-            client_namespaces: Vec::new(),
-            source: "VirtualService shop/web".to_owned(),
-            routes,
-        };
+        let source = "VirtualService shop/web".to_owned();
+        let table = ext::HttpRouteTable { source, routes, ..ext::HttpRouteTable::default() };
         let subset = |name: &str| {
             let labels = [("version".to_owned(), name.to_owned())].into();
             let max_connections = self.max_connections.get();

@@ -75,6 +75,7 @@ fn a_route_answers_redirects_or_has_requests_fail() {
             matching(route(redirect), prefix("/old")),
             matching(to("v1", |forward| forward.fault = Some(fault)), prefix("/fault")),
             matching(to("v3", |_| ()), prefix("/nowhere")),
+            matching(to("v1", |forward| forward.destinations[0].status = 500), prefix("/refused")),
         ]);
         let mut client = mesh.connect().await;
         client.send("POST /tea HTTP/1.1\r\nHost: web\r\nContent-Length: 3\r\n\r\nabc").await;
@@ -85,6 +86,7 @@ fn a_route_answers_redirects_or_has_requests_fail() {
         assert!(redirect.contains("location: http://other:8080/new/a?b\r\n"), "{redirect}");
         assert_eq!(client.ask("/fault", "").await, "HTTP/1.1 555 ");
         assert_eq!(client.ask("/nowhere", "").await, "HTTP/1.1 503 Service Unavailable");
+        assert_eq!(client.ask("/refused", "").await, "HTTP/1.1 500 Internal Server Error");
         assert_eq!(client.ask("/other", "").await, "HTTP/1.1 404 Not Found");
         assert_eq!(mesh.servers["v1"].connections(), 0);
     });

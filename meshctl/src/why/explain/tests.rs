@@ -365,6 +365,7 @@ spec: {mtls: {mode: STRICT}}
         says: says.to_owned(),
         in_force,
         parts,
+        parents: Vec::new(),
     };
     let resource = |kind, name, says, in_force, parts| resource_in("shop", kind, name, says, in_force, parts);
     let part = |meaning: &str| {

@@ -162,6 +162,7 @@ fn what_is_done_to_requests_is_sent() {
         conditions: ["5xx", "reset", "retriable-status-codes"].map(str::to_owned).to_vec(),
         statuses: vec![503],
         backoff: Some(span(0, 10)),
+        least_backoff: None,
     };
     assert_eq!(retries, expected);
     let expected = ext::HttpFault {

@@ -1,0 +1,168 @@
+//! The Gateway API's routes, resolved for each Service that is a parent into tables of routes, which go
+//! before those of virtual services.
+//!
+//! A route in its Service's own namespace is for all clients, one of another namespace for the clients of
+//! that alone, who follow no other then. All that are for the same clients and port are one list, in the
+//! order in which the API has them count.
+//!
+//! Reading order: `attach` finds the Services of a route and `rule` makes its rules, by `matches`, `filters`
+//! and `backend`; `tables` joins those of a Service.
+
+mod attach;
+mod backend;
+mod cors;
+mod filters;
+mod grants;
+mod matches;
+mod rule;
+mod tables;
+
+use std::collections::{BTreeMap, HashSet};
+
+use prost::Message;
+
+use self::attach::{Attachment, attach};
+use self::grants::Grants;
+use self::rule::{MadeRule, RuleMaker};
+use self::tables::tables_of_service;
+use super::condition::ConditionList;
+use super::object_store::{NamespacedName, ObjectStore, namespaced_name};
+use super::virtual_services::CheckedExpressions;
+use super::{Condition, MeshConfig, RouteFault};
+use crate::kind::Kind;
+use crate::resource::Metadata;
+use crate::resource::gateway_api::GatewayRoute;
+use crate::wire::ext;
+
+/// Most bytes that one route comes to with all of its parents, each of which has it at every agent.
+const MAX_BYTES: usize = 8 << 20;
+
+/// What the routes come to, for whatever service.
+#[derive(Debug, Default)]
+pub(super) struct ResolvedGatewayRoutes {
+    tables: BTreeMap<NamespacedName, Vec<ext::HttpRouteTable>>,
+    /// Services that routes name, whether there are such: they are resolved anew when one of these changes.
+    named: HashSet<NamespacedName>,
+    conditions: Vec<Condition>,
+    expressions: CheckedExpressions,
+}
+
+/// One route, by itself.
+struct MadeRoute {
+    /// As people call it.
+    source: String,
+    attachments: Vec<Attachment>,
+    rules: Vec<MadeRule>,
+}
+
+impl ResolvedGatewayRoutes {
+    /// Takes in all routes. `before`: what they came to last.
+    pub fn new(objects: &ObjectStore, mesh: &MeshConfig, before: &mut Self) -> Self {
+        let mut resolved =
+            Self { expressions: std::mem::take(&mut before.expressions).begin(), ..Self::default() };
+        let grants = Grants::new(objects);
+        let mut routes = Vec::new();
+        for (kind, metadata, route) in objects.gateway_routes() {
+            routes.push(resolved.take_in((objects, mesh, &grants), kind, metadata, route));
+        }
+        resolved.expressions.forget_unused();
+        let mut by_service: BTreeMap<&NamespacedName, Vec<(usize, &Attachment)>> = BTreeMap::new();
+        for (index, route) in routes.iter().enumerate() {
+            for attachment in &route.attachments {
+                by_service.entry(&attachment.service).or_default().push((index, attachment));
+            }
+        }
+        for (name, attached) in by_service {
+            let Some(service) = objects.service(name) else { continue };
+            resolved.tables.insert(name.clone(), tables_of_service(service, &attached, &routes));
+        }
+        resolved
+    }
+
+    fn take_in(
+        &mut self,
+        (objects, mesh, grants): (&ObjectStore, &MeshConfig, &Grants<'_>),
+        kind: Kind,
+        metadata: &Metadata,
+        route: &GatewayRoute,
+    ) -> MadeRoute {
+        let mut said = ConditionList::new(kind, metadata);
+        let mut attachments = Vec::new();
+        for parent in &route.parents {
+            self.named.insert((parent.namespace.clone(), parent.name.clone()));
+            match attach(parent, &metadata.namespace, objects) {
+                Ok(attachment) => attachments.push(attachment),
+                Err(refused) => refused.tell(parent.index, &mut said),
+            }
+        }
+        if attachments.is_empty() {
+            said.nothing_in_force();
+        }
+        if route.has_hostnames {
+            let reason = "hosts are for gateways: for a Service's clients the Service decides that they call";
+            said.ignore("spec.hostnames", reason, "remove it");
+        }
+        let mut maker = RuleMaker {
+            kind,
+            metadata,
+            route,
+            objects,
+            mesh,
+            grants,
+            expressions: &mut self.expressions,
+            named: &mut self.named,
+            said: &mut said,
+        };
+        let mut rules = maker.rules();
+        let bytes: usize = rules.iter().map(MadeRule::cost).sum();
+        if bytes.saturating_mul(attachments.len()) > MAX_BYTES {
+            let reason = "every agent holds the route for each of its parents, and it is too large for that";
+            said.ignore_for(RouteFault::UnsupportedValue, "spec.rules", reason, "split or shorten it");
+            said.nothing_in_force();
+            rules.clear();
+        }
+        if rules.is_empty() {
+            // A route without rules takes no request, and says nothing of those that others take.
+            attachments.clear();
+        }
+        self.conditions.extend(said.into_conditions());
+        let source = format!("{kind} {}", metadata.full_name());
+        MadeRoute { source, attachments, rules }
+    }
+
+    /// The services whose tables are not those of before.
+    pub fn changed_since(&self, before: &Self) -> Vec<NamespacedName> {
+        let names: HashSet<_> = self.tables.keys().chain(before.tables.keys()).collect();
+        let differ = names.into_iter().filter(|name| self.tables.get(*name) != before.tables.get(*name));
+        differ.cloned().collect()
+    }
+
+    /// Whether a service is a parent or a backend of some route.
+    pub fn names(&self, service: &NamespacedName) -> bool {
+        self.named.contains(service)
+    }
+
+    /// The tables of a service.
+    pub fn tables(&self, metadata: &Metadata) -> &[ext::HttpRouteTable] {
+        self.tables.get(&namespaced_name(metadata)).map_or(&[], Vec::as_slice)
+    }
+
+    /// What of the routes is not in force.
+    pub fn conditions(&self) -> &[Condition] {
+        &self.conditions
+    }
+}
+
+/// Whether a table is for all clients and ports of its service, so that none is left for those behind it.
+pub(super) fn is_for_all(table: &ext::HttpRouteTable) -> bool {
+    table.client_namespaces.is_empty() && table.ports.is_empty()
+}
+
+impl MadeRule {
+    /// Bytes that it comes to.
+    fn cost(&self) -> usize {
+        let matches: usize = self.matches.iter().map(|(_, matched)| matched.encoded_len()).sum();
+        // Where rules alternate, each match may have the whole route beside it.
+        matches + self.route.encoded_len() * self.matches.len()
+    }
+}
