@@ -161,7 +161,7 @@ const UNREAD: [Defined; 11] = [
 const UNUSED: [Defined; 1] = [("networking.istio.io", "v1", "ServiceEntry", "serviceentries")];
 
 /// A kind that is used where somebody has defined it.
-const ROUTES: [Defined; 1] = [("gateway.networking.k8s.io", "v1", "HTTPRoute", "httproutes")];
+const WITH_PARENTS: [Defined; 1] = [("gateway.networking.k8s.io", "v1", "HTTPRoute", "httproutes")];
 
 /// Their definitions, without a schema. They go with the value.
 struct Definitions(&'static [Defined]);
@@ -275,7 +275,7 @@ fn objects_of_kinds_that_are_not_used_yet_are_told_so_and_what_is_wrong_in_them(
 #[test]
 fn a_route_says_of_each_service_among_its_parents_what_became_of_it() -> Result<()> {
     let scope = Scope::new("parents", Enrolled::No)?;
-    let _definitions = Definitions::new(&ROUTES)?;
+    let _definitions = Definitions::new(&WITH_PARENTS)?;
     let service = |name: &str| json!({"group": "", "kind": "Service", "name": name});
     let gateway = json!({"group": "gateway.networking.k8s.io", "kind": "Gateway", "name": "edge"});
     let route = |parents: &[Value]| {

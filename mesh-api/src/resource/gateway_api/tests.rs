@@ -202,98 +202,125 @@ fn grants_are_read_in_both_versions() {
     }
 }
 
+/// Holds a mistake in the spec of an HTTPRoute to what is said of it.
+fn assert_named(spec: &str, field: &str, problem: &str, fix: &str) {
+    let errors = parsed("HTTPRoute", spec).errors;
+    let [error] = &errors[..] else { panic!("{spec}: not one error: {errors:#?}") };
+    assert_eq!(error.resource.as_deref(), Some("HTTPRoute shop/web"));
+    assert_eq!(error.field.as_deref(), Some(field), "{spec}: {error}");
+    assert!(error.problem.contains(problem) && error.fix.contains(fix), "{spec}: {error}");
+}
+
+fn with_rule(rule: &str) -> String {
+    format!("{{{PARENT}, rules: [{rule}]}}")
+}
+
+fn with_filter(filter: &str) -> String {
+    with_rule(&format!("{{filters: [{filter}]}}"))
+}
+
+const PREFIX: &str =
+    "{type: URLRewrite, urlRewrite: {path: {type: ReplacePrefixMatch, replacePrefixMatch: /}}}";
+
 #[test]
-fn each_mistake_is_named_with_field_and_fix() {
-    let rule = |rule: &str| format!("{{{PARENT}, rules: [{rule}]}}");
-    let filter = |filter: &str| rule(&format!("{{filters: [{filter}]}}"));
-    let matched = |matched: &str| rule(&format!("{{matches: [{matched}]}}"));
-    let prefix = "{type: URLRewrite, urlRewrite: {path: {type: ReplacePrefixMatch, replacePrefixMatch: /}}}";
+fn each_mistake_of_a_match_or_backend_is_named_with_field_and_fix() {
+    let with_match = |matched: &str| with_rule(&format!("{{matches: [{matched}]}}"));
     for (spec, field, problem, fix) in [
-        (rule("{matchs: []}"), "spec.rules[0].matchs", "unknown field", "did you mean `matches`?"),
+        (with_rule("{matchs: []}"), "spec.rules[0].matchs", "unknown field", "did you mean `matches`?"),
         (
-            matched("{path: {type: Prefix, value: /}}"),
+            with_match("{path: {type: Prefix, value: /}}"),
             "spec.rules[0].matches[0].path.type",
             "\"Prefix\"",
             "PathPrefix",
         ),
         (
-            matched("{path: {value: cart}}"),
+            with_match("{path: {value: cart}}"),
             "spec.rules[0].matches[0].path.value",
             "not a path",
             "begin it with `/`",
         ),
         (
-            matched("{path: {value: /a//b}}"),
+            with_match("{path: {value: /a//b}}"),
             "spec.rules[0].matches[0].path.value",
             "no request's path",
             "the server gets",
         ),
         (
-            matched("{path: {type: RegularExpression, value: '('}}"),
+            with_match("{path: {type: RegularExpression, value: '('}}"),
             "spec.rules[0].matches[0].path.value",
             "not closed",
             "RE2",
         ),
-        (matched("{method: get}"), "spec.rules[0].matches[0].method", "\"get\"", "`GET`"),
+        (with_match("{method: get}"), "spec.rules[0].matches[0].method", "\"get\"", "`GET`"),
         (
-            matched("{headers: [{name: 'a b', value: c}]}"),
+            with_match("{headers: [{name: 'a b', value: c}]}"),
             "spec.rules[0].matches[0].headers[0].name",
             "not a header",
             "letters",
         ),
         (
-            matched("{headers: [{name: a}]}"),
+            with_match("{headers: [{name: a}]}"),
             "spec.rules[0].matches[0].headers[0]",
             "`value` is missing",
             "add `value`",
         ),
-        (rule("{backendRefs: [{name: a}]}"), "spec.rules[0].backendRefs[0]", "which port", "add `port`"),
+        (with_rule("{backendRefs: [{name: a}]}"), "spec.rules[0].backendRefs[0]", "which port", "add `port`"),
         (
-            rule("{backendRefs: [{port: 80}]}"),
+            with_rule("{backendRefs: [{port: 80}]}"),
             "spec.rules[0].backendRefs[0]",
             "`name` is missing",
             "add `name`",
         ),
         (
-            rule("{backendRefs: [{name: a, port: 80, weight: -1}]}"),
+            with_rule("{backendRefs: [{name: a, port: 80, weight: -1}]}"),
             "spec.rules[0].backendRefs[0].weight",
             "out of range",
             "from 0",
         ),
-        (filter("{requestRedirect: {}}"), "spec.rules[0].filters[0]", "`type` is missing", "add `type`"),
-        (filter("{type: CORS}"), "spec.rules[0].filters[0]", "`cors` is missing", "add `cors`"),
+    ] {
+        assert_named(&spec, field, problem, fix);
+    }
+}
+
+#[test]
+fn each_mistake_of_a_filter_or_policy_is_named_with_field_and_fix() {
+    for (spec, field, problem, fix) in [
+        (with_filter("{requestRedirect: {}}"), "spec.rules[0].filters[0]", "`type` is missing", "add `type`"),
+        (with_filter("{type: CORS}"), "spec.rules[0].filters[0]", "`cors` is missing", "add `cors`"),
         (
-            filter("{type: RequestRedirect, requestRedirect: {statusCode: 304}}"),
+            with_filter("{type: RequestRedirect, requestRedirect: {statusCode: 304}}"),
             "spec.rules[0].filters[0].requestRedirect.statusCode",
             "no redirect",
             "301",
         ),
         (
-            filter("{type: URLRewrite, urlRewrite: {path: {type: ReplaceFullPath, replacePrefixMatch: /}}}"),
+            with_filter(
+                "{type: URLRewrite, urlRewrite: {path: {type: ReplaceFullPath, replacePrefixMatch: /}}}",
+            ),
             "spec.rules[0].filters[0].urlRewrite.path.replacePrefixMatch",
             "does not go with",
             "`replaceFullPath`",
         ),
         (
-            filter("{type: URLRewrite, urlRewrite: {}}, {type: RequestRedirect, requestRedirect: {}}"),
+            with_filter("{type: URLRewrite, urlRewrite: {}}, {type: RequestRedirect, requestRedirect: {}}"),
             "spec.rules[0].filters[1]",
             "exclude each other",
             "remove one",
         ),
         (
-            filter("{type: URLRewrite, urlRewrite: {}}, {type: URLRewrite, urlRewrite: {}}"),
+            with_filter("{type: URLRewrite, urlRewrite: {}}, {type: URLRewrite, urlRewrite: {}}"),
             "spec.rules[0].filters[1]",
             "already",
             "both in one",
         ),
         (
-            rule(&format!("{{matches: [{{path: {{type: Exact, value: /a}}}}], filters: [{prefix}]}}")),
+            with_rule(&format!("{{matches: [{{path: {{type: Exact, value: /a}}}}], filters: [{PREFIX}]}}")),
             "spec.rules[0]",
             "exactly one match",
             "a rule of its own",
         ),
         (
-            filter(
+            with_filter(
                 "{type: RequestMirror, requestMirror: {backendRef: {name: a, port: 1}, fraction: {numerator: 101}}}",
             ),
             "spec.rules[0].filters[0].requestMirror.fraction",
@@ -301,18 +328,18 @@ fn each_mistake_is_named_with_field_and_fix() {
             "`numerator`",
         ),
         (
-            filter("{type: CORS, cors: {allowOrigins: [shop.example]}}"),
+            with_filter("{type: CORS, cors: {allowOrigins: [shop.example]}}"),
             "spec.rules[0].filters[0].cors.allowOrigins[0]",
             "does not belong",
             "https://",
         ),
         (
-            rule("{timeouts: {request: 1s, backendRequest: 2s}}"),
+            with_rule("{timeouts: {request: 1s, backendRequest: 2s}}"),
             "spec.rules[0].timeouts.backendRequest",
             "more time",
             "at most",
         ),
-        (rule("{retry: {codes: [200]}}"), "spec.rules[0].retry.codes[0]", "out of range", "400"),
+        (with_rule("{retry: {codes: [200]}}"), "spec.rules[0].retry.codes[0]", "out of range", "400"),
         (
             "{parentRefs: [{group: '', kind: Service, name: web, section: a}]}".to_owned(),
             "spec.parentRefs[0].section",
@@ -321,20 +348,20 @@ fn each_mistake_is_named_with_field_and_fix() {
         ),
         (format!("{{{PARENT}, rules: [{}]}}", ["{}"; 17].join(", ")), "spec.rules", "more than 16", "fewer"),
     ] {
-        let errors = parsed("HTTPRoute", &spec).errors;
-        let [error] = &errors[..] else { panic!("{spec}: not one error: {errors:#?}") };
-        assert_eq!(error.resource.as_deref(), Some("HTTPRoute shop/web"));
-        assert_eq!(error.field.as_deref(), Some(field), "{spec}: {error}");
-        assert!(error.problem.contains(problem) && error.fix.contains(fix), "{spec}: {error}");
+        assert_named(&spec, field, problem, fix);
     }
+}
+
+#[test]
+fn each_mistake_of_the_other_kinds_is_named_with_its_field() {
     for (kind, spec, field) in [
-        ("GRPCRoute", rule("{matches: [{method: {}}]}"), "spec.rules[0].matches[0].method"),
+        ("GRPCRoute", with_rule("{matches: [{method: {}}]}"), "spec.rules[0].matches[0].method"),
         (
             "GRPCRoute",
-            rule("{matches: [{method: {service: a/b}}]}"),
+            with_rule("{matches: [{method: {service: a/b}}]}"),
             "spec.rules[0].matches[0].method.service",
         ),
-        ("GRPCRoute", filter(prefix), "spec.rules[0]"),
+        ("GRPCRoute", with_filter(PREFIX), "spec.rules[0]"),
         ("ReferenceGrant", "{from: []}".to_owned(), "spec"),
         ("ReferenceGrant", "{from: [{group: '', kind: A}], to: []}".to_owned(), "spec.from[0]"),
     ] {
