@@ -202,7 +202,7 @@ fn grants_are_read_in_both_versions() {
     }
 }
 
-/// Holds a mistake in the spec of an HTTPRoute to what is said of it.
+/// Holds a mistake in the spec of an `HTTPRoute` to what is said of it.
 fn assert_named(spec: &str, field: &str, problem: &str, fix: &str) {
     let errors = parsed("HTTPRoute", spec).errors;
     let [error] = &errors[..] else { panic!("{spec}: not one error: {errors:#?}") };
