@@ -151,10 +151,10 @@ fn check_endpoint(snapshot: &Snapshot, target: &Endpoint) {
 pub fn send(compiled: &Compiled) -> (Store, Vec<RejectedResource>) {
     let mut store = Store::default();
     let addresses = compiled.addresses.iter().map(|(name, of)| resource(type_url::ADDRESS, name, of));
-    let mut rejected = store.apply(type_url::ADDRESS, addresses.collect(), Vec::new());
+    let mut rejected = store.apply_response(type_url::ADDRESS, addresses.collect(), Vec::new());
     let policies =
         compiled.authorizations.iter().map(|(name, of)| resource(type_url::AUTHORIZATION, name, of));
-    rejected.extend(store.apply(type_url::AUTHORIZATION, policies.collect(), Vec::new()));
+    rejected.extend(store.apply_response(type_url::AUTHORIZATION, policies.collect(), Vec::new()));
     (store, rejected)
 }
 

@@ -21,13 +21,12 @@ pub mod xds;
 mod agree;
 #[path = "../../mesh-api/tests/policy_model/naive.rs"]
 pub mod naive;
+#[path = "../../mesh-agent/src/sys/socket_purpose.rs"]
+mod socket_purpose;
+#[path = "../../mesh-agent/src/sys/tcp_connection.rs"]
+mod tcp_connection;
 /// What the keeper's protocol speaks of.
 pub mod sys {
-    #[path = "../../../mesh-agent/src/sys/socket_purpose.rs"]
-    mod socket_kind;
-    #[path = "../../../mesh-agent/src/sys/tcp_connection.rs"]
-    mod tcp_connection;
-
-    pub use socket_kind::SocketPurpose;
-    pub use tcp_connection::{ANY_COOKIE, Connection, PreexistingConnection};
+    pub use crate::socket_purpose::SocketPurpose;
+    pub use crate::tcp_connection::{ANY_COOKIE, Connection, PreexistingConnection};
 }

@@ -16,7 +16,8 @@ pub fn check(mut data: &[u8]) {
     let mut generation = 0;
     while let Ok(response) = DeltaDiscoveryResponse::decode_length_delimited(&mut data) {
         let names: HashSet<_> = response.resources.iter().map(|resource| resource.name.clone()).collect();
-        let rejected = store.apply(&response.type_url, response.resources, response.removed_resources);
+        let rejected =
+            store.apply_response(&response.type_url, response.resources, response.removed_resources);
         for rejected in rejected {
             assert!(names.contains(&rejected.name), "what is rejected was sent");
             assert!(!rejected.reason.to_string().is_empty());
@@ -37,7 +38,8 @@ pub fn check(mut data: &[u8]) {
 fn check_copy(store: &Store, snapshot: &Snapshot) {
     let mut copy = Store::default();
     for of in XdsResourceType::ALL {
-        let rejected = copy.apply(of.type_url, store.contents().resources(&of).collect(), Vec::new());
+        let rejected =
+            copy.apply_response(of.type_url, store.contents().resources(&of).collect(), Vec::new());
         assert!(rejected.is_empty() || of.type_url == type_url::AUTHORIZATION, "{rejected:?}");
         assert_eq!(copy.resource_versions(&of), store.resource_versions(&of));
     }
@@ -58,7 +60,7 @@ fn check_copy(store: &Store, snapshot: &Snapshot) {
 fn check_removal(mut store: Store) {
     for of in XdsResourceType::ALL {
         let names = store.resource_versions(&of).into_keys().collect();
-        assert_eq!(store.apply(of.type_url, Vec::new(), names), []);
+        assert_eq!(store.apply_response(of.type_url, Vec::new(), names), []);
         assert!(store.resource_versions(&of).is_empty());
     }
     let nothing = store.snapshot();

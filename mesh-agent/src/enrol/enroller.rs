@@ -20,7 +20,7 @@ use super::announced_as_plain_check::{AnnouncedPlaintextCheck, is_announced_as_p
 use super::kernel_destinations::KernelDestinations;
 use super::preexisting_connection_judge::{PreexistingJudge, list_or_close_preexisting};
 use crate::direct::DirectHandle;
-use crate::keeper::protocol::EnrolmentClaim;
+use crate::keeper::protocol::Claim;
 use crate::keeper_client::{EnrolResult as Answer, KeeperClient};
 use crate::pods::{NodePod, NodePods};
 use crate::strict_egress::{EgressEnforcer, StrictEgressError};
@@ -437,8 +437,7 @@ async fn enrol(
     keeper: &KeeperClient,
     pod: &NodePod,
 ) -> Result<(Answer, Option<Vec<PreexistingConnection>>), String> {
-    let claim =
-        EnrolmentClaim::new(&pod.uid, &pod.addresses, &pod.probe_ports).map_err(|error| error.to_string())?;
+    let claim = Claim::new(&pod.uid, &pod.addresses, &pod.probe_ports).map_err(|error| error.to_string())?;
     let answer = keeper.enrol_pod(claim.with_own_userns(pod.own_userns)).await?;
     let found = match &answer {
         Answer::Enrolled { netns, preexisting_judged: false, .. } => {

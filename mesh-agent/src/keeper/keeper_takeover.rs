@@ -23,7 +23,7 @@ use super::admin_listeners::AdminListeners;
 use super::channel::{self, Message};
 use super::inherited_files::InheritedFiles;
 use super::pods::{self, Pods};
-use super::protocol::{EnrolmentClaim, Reader, RecordBytes, Writer};
+use super::protocol::{Claim, Reader, RecordBytes, Writer};
 use crate::config::Config;
 use crate::sys::Netns;
 
@@ -150,7 +150,7 @@ impl Predecessor {
             if from.u8() != Some(POD) {
                 return Ok(());
             }
-            let claim = EnrolmentClaim::decode(&mut from).ok_or(io::ErrorKind::InvalidData)?;
+            let claim = Claim::decode(&mut from).ok_or(io::ErrorKind::InvalidData)?;
             let judged = from.u8() != Some(UNJUDGED);
             if let Err(error) = self.adopt(claim, judged, descriptors, pods) {
                 tracing::warn!(%error, "a pod is not taken over with its listeners");
@@ -160,7 +160,7 @@ impl Predecessor {
 
     fn adopt(
         &self,
-        claim: EnrolmentClaim,
+        claim: Claim,
         judged: bool,
         descriptors: Vec<OwnedFd>,
         pods: &mut Pods,

@@ -12,7 +12,7 @@ use mesh_common::maps::{AddressPort, InboundListenerKind, MAX_PODS, ProxyProcess
 use mesh_common::{HBONE_PORT, INBOUND_PORT, OUTBOUND_PORT};
 use socket2::{SockRef, Socket};
 
-use super::protocol::{EnrolmentClaim, KeeperAnswer};
+use super::protocol::{Claim, KeeperAnswer};
 use super::veth_connection_reset::{NetnsByIp, PodTeardown, TeardownQueue, reset_all_veth_connections};
 use crate::sys::ebpf::{self, Programs};
 use crate::sys::{self, Netns, NoSandbox, SocketPurpose};
@@ -47,7 +47,7 @@ const LOOK_AT: usize = 128;
 /// An enrolled pod.
 pub(super) struct Pod {
     /// The claim, with the addresses that the pod was found or said to have.
-    pub claim: EnrolmentClaim,
+    pub claim: Claim,
     pub netns: Arc<Netns>,
     /// Listeners: outbound, inbound, HBONE for each worker.
     pub listeners: Vec<TcpListener>,
@@ -197,7 +197,7 @@ impl Pods {
     /// it is done the pod is in doubt. `said` is the pod's namespace if the runtime has told it.
     pub fn sandbox_search_task(
         &mut self,
-        claim: &EnrolmentClaim,
+        claim: &Claim,
         said: Option<Netns>,
     ) -> impl FnOnce() -> FoundSandbox + Send + 'static + use<> {
         let held = self.programs.netns_cookie_of_pod(&claim.uid);
@@ -208,12 +208,7 @@ impl Pods {
 
     /// Enrols a pod that was found, or finds that it is enrolled; with `no_new` it enrols none. Returns
     /// [`KeeperAnswer::Enrolled`] or [`KeeperAnswer::NotYet`]. Errors: why it can't be enrolled.
-    pub fn enrol(
-        &mut self,
-        claim: &EnrolmentClaim,
-        found: FoundSandbox,
-        no_new: bool,
-    ) -> Result<KeeperAnswer, Error> {
+    pub fn enrol(&mut self, claim: &Claim, found: FoundSandbox, no_new: bool) -> Result<KeeperAnswer, Error> {
         let found = found?;
         let cookie = match (self.kept(claim, found.as_ref()), found) {
             (Some(cookie), _) => cookie,
@@ -222,7 +217,7 @@ impl Pods {
                 self.make_way(claim, netns.cookie())?;
                 let of_a_worker = |_| PORTS.map(|port| listen(&netns, port));
                 let listeners = (0..self.workers).flat_map(of_a_worker).collect::<Result<_, _>>()?;
-                self.insert(EnrolmentClaim { addresses, ..claim.clone() }, netns, listeners)?
+                self.insert(Claim { addresses, ..claim.clone() }, netns, listeners)?
             }
             (None, _) => return Ok(KeeperAnswer::NotYet),
         };
@@ -234,7 +229,7 @@ impl Pods {
     }
 
     /// Makes sure that a namespace is one pod's, and that a pod has one.
-    fn make_way(&mut self, claim: &EnrolmentClaim, cookie: u64) -> Result<(), Error> {
+    fn make_way(&mut self, claim: &Claim, cookie: u64) -> Result<(), Error> {
         if let Some(other) = self.programs.pod_of_netns(cookie).filter(|uid| *uid != claim.uid) {
             return Err(Error::Another(other.to_owned()));
         }
@@ -253,7 +248,7 @@ impl Pods {
 
     /// Returns the cookie of a pod that is enrolled as the claim says. One that is enrolled otherwise is let
     /// go.
-    fn kept(&mut self, claim: &EnrolmentClaim, found: Option<&(Netns, Vec<IpAddr>)>) -> Option<u64> {
+    fn kept(&mut self, claim: &Claim, found: Option<&(Netns, Vec<IpAddr>)>) -> Option<u64> {
         let (cookie, pod) = self.enrolled.iter().find(|(_, pod)| pod.claim.uid == claim.uid)?;
         let (told, has) = (&claim.addresses, &pod.claim.addresses);
         let same = pod.claim.probe_ports == claim.probe_ports
@@ -270,12 +265,7 @@ impl Pods {
 
     /// Enrols a pod with listeners that are there, by the addresses of the claim. Errors: the programs' maps
     /// can't be written.
-    pub fn insert(
-        &mut self,
-        claim: EnrolmentClaim,
-        netns: Netns,
-        listeners: Vec<TcpListener>,
-    ) -> Result<u64, Error> {
+    pub fn insert(&mut self, claim: Claim, netns: Netns, listeners: Vec<TcpListener>) -> Result<u64, Error> {
         if self.enrolled.len() >= MAX_PODS as usize {
             return Err(Error::Full);
         }
@@ -391,7 +381,7 @@ fn attach_pod_veth(programs: &mut Programs, netns: &Netns, addresses: &[IpAddr])
 /// Finds a pod's namespace, first of all the one that it is `held` in, and those of its addresses that are in
 /// the claim. None if it has no process in a namespace of its own, or an address is missing there: nobody
 /// gets another's address by claiming it.
-fn find(cgroup: &Path, claim: &EnrolmentClaim, held: Option<u64>, said: Option<Netns>) -> FoundSandbox {
+fn find(cgroup: &Path, claim: &Claim, held: Option<u64>, said: Option<Netns>) -> FoundSandbox {
     // Nothing has run there yet, so its addresses are those that the runtime gave it. The API may still have
     // those of an earlier sandbox.
     let told = if said.is_some() { &[] } else { &claim.addresses[..] };

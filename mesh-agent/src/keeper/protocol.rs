@@ -34,9 +34,9 @@ const PREEXISTING: usize = 1 + 8 + 2 * 18;
 /// The bytes of a record.
 pub type RecordBytes = [u8; RECORD_LEN];
 
-/// The claim to a pod that should be in the mesh, within the bounds of [`EnrolmentClaim::new`].
+/// The claim to a pod that should be in the mesh, within the bounds of [`Claim::new`].
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct EnrolmentClaim {
+pub struct Claim {
     pub(super) uid: String,
     /// Addresses, canonical, as far as they are known.
     pub(super) addresses: Vec<IpAddr>,
@@ -94,7 +94,7 @@ pub enum InvalidClaim {
 pub enum KeeperRequest {
     /// Enrol a pod, or say again how it is enrolled. Answer: [`KeeperAnswer::Enrolled`], with its listeners,
     /// or [`KeeperAnswer::NotYet`].
-    Enrol(EnrolmentClaim),
+    Enrol(Claim),
     /// Let a pod go, by the cookie of its network namespace.
     Unenrol(u64),
     /// Let go every pod that this proxy has not asked for.
@@ -142,7 +142,7 @@ pub enum KeeperAnswer {
     Refused(String),
 }
 
-impl EnrolmentClaim {
+impl Claim {
     /// Claims a pod by its uid, with its known addresses (none: those of its namespace) and the ports of its
     /// probes. Errors: see [`InvalidClaim`].
     pub fn new(uid: &str, addresses: &[IpAddr], probe_ports: &[u16]) -> Result<Self, InvalidClaim> {
@@ -230,7 +230,7 @@ impl KeeperRequest {
     pub fn decode(record: &RecordBytes) -> Option<Self> {
         let mut from = Reader::of(record);
         Some(match from.u8()? {
-            1 => Self::Enrol(EnrolmentClaim::decode(&mut from)?),
+            1 => Self::Enrol(Claim::decode(&mut from)?),
             2 => Self::Unenrol(from.u64()?),
             3 => Self::UnenrolUnclaimed,
             4 => {
@@ -461,10 +461,8 @@ mod tests {
         let (local, remote) = ends("10.0.0.1:80", "10.0.0.2:4000");
         let (local6, remote6) = ends("[fd00::1]:80", "[fd00::2]:4000");
         vec![
-            KeeperRequest::Enrol(EnrolmentClaim::new(POD, &addresses, &ports).unwrap()),
-            KeeperRequest::Enrol(
-                EnrolmentClaim::new(&"f".repeat(32), &[], &[]).unwrap().with_own_userns(true),
-            ),
+            KeeperRequest::Enrol(Claim::new(POD, &addresses, &ports).unwrap()),
+            KeeperRequest::Enrol(Claim::new(&"f".repeat(32), &[], &[]).unwrap().with_own_userns(true)),
             KeeperRequest::Unenrol(u64::MAX),
             KeeperRequest::UnenrolUnclaimed,
             KeeperRequest::Destroy(7, Connection { cookie: 9, local, remote }),
@@ -545,11 +543,11 @@ mod tests {
     fn what_is_out_of_bounds_is_no_request() {
         for uid in ["", "kubepods", "../../../../../../../../../../../etc", &"f".repeat(37), &"F".repeat(32)]
         {
-            assert!(EnrolmentClaim::new(uid, &[], &[]).is_err(), "{uid}");
+            assert!(Claim::new(uid, &[], &[]).is_err(), "{uid}");
         }
         let address = IpAddr::from([10, 0, 0, 1]);
-        assert_eq!(EnrolmentClaim::new(POD, &[address; 9], &[]), Err(InvalidClaim::Addresses));
-        assert_eq!(EnrolmentClaim::new(POD, &[], &[1; 65]), Err(InvalidClaim::ProbePorts));
+        assert_eq!(Claim::new(POD, &[address; 9], &[]), Err(InvalidClaim::Addresses));
+        assert_eq!(Claim::new(POD, &[], &[1; 65]), Err(InvalidClaim::ProbePorts));
         for count in [0, MOST_SOCKETS + 1, 255] {
             assert_eq!(
                 KeeperRequest::decode(&KeeperRequest::Sockets(7, SocketPurpose::OutboundV4, count).encode()),

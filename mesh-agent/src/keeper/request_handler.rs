@@ -10,7 +10,7 @@ use rustix::process::Signal;
 
 use super::event_loop::{Keeper, Phase};
 use super::pods::{Error, FoundSandbox};
-use super::protocol::{self, EnrolmentClaim, KeeperAnswer, KeeperRequest};
+use super::protocol::{self, Claim, KeeperAnswer, KeeperRequest};
 use super::{Failure, channel};
 use crate::cni::plugin_server::write_plugin_state;
 use crate::sys::{self, PreexistingConnections};
@@ -28,7 +28,7 @@ pub(super) type FinishedTask = (ReplyTo, TaskResult);
 
 /// Result of a task.
 pub(super) enum TaskResult {
-    Found(EnrolmentClaim, FoundSandbox),
+    Found(Claim, FoundSandbox),
     Closed(Result<bool, Error>),
     Listed(Result<PreexistingConnections, Error>),
 }
@@ -158,7 +158,7 @@ impl Keeper {
         Ok((answer, Vec::new()))
     }
 
-    fn enrol(&mut self, claim: &EnrolmentClaim, found: FoundSandbox) -> Result<KeeperAnswer, Failure> {
+    fn enrol(&mut self, claim: &Claim, found: FoundSandbox) -> Result<KeeperAnswer, Failure> {
         if self.phase != Phase::Serving {
             // Nobody would accept connections from its listeners.
             return Ok(KeeperAnswer::NotYet);

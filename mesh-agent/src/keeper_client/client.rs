@@ -14,9 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::asynchronous;
 use super::fair_request_queue::{FairRequestQueue, QueueKey};
 use crate::keeper::channel::{self, Message};
-use crate::keeper::protocol::{
-    self, EnrolmentClaim, InheritedKind, KeeperAnswer, KeeperRequest, RecordBytes,
-};
+use crate::keeper::protocol::{self, Claim, InheritedKind, KeeperAnswer, KeeperRequest, RecordBytes};
 use crate::sys::{Connection, PreexistingConnections};
 
 /// The keeper, as the proxy sees it. Cheap to clone.
@@ -70,7 +68,7 @@ impl KeeperClient {
     }
 
     /// Enrols a pod. Errors: why it can't be enrolled, in words.
-    pub async fn enrol_pod(&self, claim: EnrolmentClaim) -> Result<EnrolResult, String> {
+    pub async fn enrol_pod(&self, claim: Claim) -> Result<EnrolResult, String> {
         match self.ask(KeeperRequest::Enrol(claim)).await {
             (KeeperAnswer::Enrolled(netns, addresses, preexisting_judged), descriptors) => {
                 let listeners = descriptors.into_iter().map(TcpListener::from).collect();
