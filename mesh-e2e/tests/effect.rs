@@ -2,6 +2,7 @@
 //! meshctl.
 
 use anyhow::{Context, Result, ensure};
+use mesh_e2e::audit;
 use mesh_e2e::meshctl::json;
 use mesh_e2e::{Enrolled, SOON, Scope, cluster, eventually, kubectl, mesh, never_within, workload};
 use serde_json::{Value, json};
@@ -160,8 +161,12 @@ const UNREAD: [Defined; 11] = [
 /// Kinds that are read, and with which nothing is done yet.
 const UNUSED: [Defined; 1] = [("networking.istio.io", "v1", "ServiceEntry", "serviceentries")];
 
-/// A kind that is used where somebody has defined it.
-const WITH_PARENTS: [Defined; 1] = [("gateway.networking.k8s.io", "v1", "HTTPRoute", "httproutes")];
+/// Kinds that are used where somebody has defined them.
+const WITH_PARENTS: [Defined; 3] = [
+    ("gateway.networking.k8s.io", "v1", "HTTPRoute", "httproutes"),
+    ("gateway.networking.k8s.io", "v1", "GRPCRoute", "grpcroutes"),
+    ("gateway.networking.k8s.io", "v1", "ReferenceGrant", "referencegrants"),
+];
 
 /// Their definitions, without a schema. They go with the value.
 struct Definitions(&'static [Defined]);
@@ -305,6 +310,26 @@ fn a_route_says_of_each_service_among_its_parents_what_became_of_it() -> Result<
         ensure!(told == [("web".to_owned(), true), ("nobody".to_owned(), false)], "{told:?}");
         Ok(())
     })?;
+    let calls = json!({
+        "apiVersion": "gateway.networking.k8s.io/v1", "kind": "GRPCRoute", "metadata": {"name": "calls"},
+        "spec": {"parentRefs": [service("web")], "rules": [{"backendRefs": [{"name": "web", "port": 80}]}]},
+    });
+    eventually("the API server serves the kind", SOON, || scope.apply(&calls))?;
+    eventually("a route of calls has its conditions", SOON, || {
+        let object = scope.get(&["grpcroutes.gateway.networking.k8s.io", "calls"])?;
+        let parents = object["status"]["parents"].as_array().map_or(0, Vec::len);
+        ensure!(parents == 1, "{object}");
+        Ok(())
+    })?;
+    if cluster::is_local() {
+        // Nothing is told of a grant, so only the API server knows.
+        eventually("grants are followed", SOON, || {
+            let requests = audit::requests()?;
+            let mut of_grants = requests.iter().filter(|request| request.resource == "referencegrants");
+            ensure!(of_grants.any(|request| request.verb == "watch"), "nobody watches them");
+            Ok(())
+        })?;
+    }
     scope.apply(&route(&[gateway]))?;
     eventually("nothing is said of what is no parent any more", SOON, || {
         let told = accepted()?;
