@@ -74,7 +74,12 @@ impl ResolvedGatewayRoutes {
         }
         for (name, attached) in by_service {
             let Some(service) = objects.service(name) else { continue };
-            resolved.tables.insert(name.clone(), tables_of_service(service, &attached, &routes));
+            let mut tables = tables_of_service(service, &attached, &routes);
+            if tables.iter().map(Message::encoded_len).sum::<usize>() > MAX_BYTES {
+                // Any namespace may add to it: what these add must not keep agents from the Service.
+                tables.retain(|table| table.client_namespaces.is_empty());
+            }
+            resolved.tables.insert(name.clone(), tables);
         }
         resolved
     }
