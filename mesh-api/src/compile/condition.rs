@@ -114,22 +114,6 @@ impl<'a> ConditionList<'a> {
         }
     }
 
-    /// Says that a field has another effect than was written.
-    pub fn differ(
-        &mut self,
-        effect: ConditionEffect,
-        field: impl Into<String>,
-        reason: impl Into<String>,
-        fix: impl Into<String>,
-    ) {
-        if self.told.len() < MAX_TOLD {
-            let condition = self.ignored(field, reason, fix);
-            self.told.push(Condition { effect, ..condition });
-        } else {
-            self.untold += 1;
-        }
-    }
-
     /// Notes that with what was told nothing of the object is in force.
     pub fn nothing_in_force(&mut self) {
         if let Some(first) = self.told.first_mut() {

@@ -69,6 +69,13 @@ pub(super) fn service_with_traffic_policies(
     service
 }
 
+/// A service with routes.
+pub(super) fn service_with_http_routes(mut service: Service, tables: Vec<ext::HttpRouteTable>) -> Service {
+    let config = any(type_url::HTTP_ROUTES, &ext::HttpRoutes { tables });
+    service.extensions.push(Extension { name: ext::HTTP_ROUTES.into(), config: Some(config) });
+    service
+}
+
 pub(super) fn pod_resource(pod: Workload) -> Resource {
     let name = pod.uid.clone();
     resource(type_url::ADDRESS, &name, &Address { r#type: Some(Type::Workload(pod)) })

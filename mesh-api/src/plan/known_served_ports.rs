@@ -8,6 +8,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 
 use super::endpoints;
+use super::http_routes::HttpRoutes;
 use super::locality_preference::LocalityPreference;
 use super::service::{Service, Visibility};
 use super::snapshot::Snapshot;
@@ -18,9 +19,10 @@ use crate::wire::workload::load_balancing::Scope;
 /// Which ports of an address of the mesh have an endpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum KnownServedPorts {
-    /// Only trying tells: it is a workload's, or differs between clients or HTTP requests.
+    /// Only trying tells: it is a workload's, or differs between clients.
     Unknown,
-    /// It is a service's, and only these of its ports have endpoints.
+    /// It is a service's, and only these of its ports have endpoints, or routes of some clients' HTTP
+    /// requests, which decide where these go.
     Only(BTreeSet<u16>),
 }
 
@@ -43,7 +45,6 @@ impl Snapshot {
         if passes
             || service.preference == LocalityPreference::Passthrough
             || service.visibility != Visibility::Public
-            || !service.http_routes.is_empty()
         {
             return KnownServedPorts::Unknown;
         }
@@ -51,7 +52,8 @@ impl Snapshot {
         let somebody = |port: &u16| {
             entry.is_some_and(|entry| entry.has_workload_where(|member| takes(service, *port, member, node)))
         };
-        KnownServedPorts::Only(service.ports.iter().map(|port| port.port).filter(somebody).collect())
+        let is_served = |port: &u16| HttpRoutes::may_be_routed(service, *port) || somebody(port);
+        KnownServedPorts::Only(service.ports.iter().map(|port| port.port).filter(is_served).collect())
     }
 
     /// Returns addresses whose [`Self::known_served_ports`] may differ from that in an older state. Parts
@@ -79,8 +81,8 @@ fn takes(service: &Service, port: u16, member: &Workload, node: &str) -> bool {
 mod tests {
     use super::*;
     use crate::plan::fixture::{
-        as_web_member, pod, pod_resource, service_resource, service_with_traffic_policies, snapshot, store,
-        web,
+        as_web_member, pod, pod_resource, service_resource, service_with_http_routes,
+        service_with_traffic_policies, snapshot, store, web,
     };
     use crate::wire::workload::load_balancing::Mode;
     use crate::wire::workload::{self as wire, LoadBalancing};
@@ -131,6 +133,26 @@ mod tests {
         assert_eq!(of(web(&[VIP]), vec![elsewhere()]), Some(ports(&[80])));
         assert_eq!(of(local(web(&[VIP])), vec![elsewhere()]), Some(ports(&[])), "none on this node");
         assert_eq!(of(local(web(&[VIP])), vec![ready(), elsewhere()]), Some(ports(&[80])));
+    }
+
+    #[test]
+    fn routes_may_lead_to_endpoints_from_the_ports_that_they_are_for() {
+        let port = |service_port, app_protocol| wire::Port { service_port, target_port: 0, app_protocol };
+        let of_http = wire::AppProtocol::Http11.into();
+        let routed = |ports: &[u32]| {
+            let action = Some(ext::http_route::Action::Forward(ext::HttpForward::default()));
+            let routes = vec![ext::HttpRoute { action, ..ext::HttpRoute::default() }];
+            let table =
+                ext::HttpRouteTable { ports: ports.to_vec(), routes, ..ext::HttpRouteTable::default() };
+            let ports = vec![port(80, of_http), port(81, of_http), port(82, wire::AppProtocol::Tcp.into())];
+            service_with_http_routes(wire::Service { ports, ..web(&[VIP]) }, vec![table])
+        };
+        assert_eq!(of(routed(&[]), vec![]), Some(ports(&[80, 81])));
+        assert_eq!(of(routed(&[81]), vec![]), Some(ports(&[81])));
+        assert_eq!(
+            of(routed(&[81]), vec![as_web_member(pod("web", &["10.244.1.1"]), 8080)]),
+            Some(ports(&[80, 81]))
+        );
     }
 
     #[test]

@@ -29,9 +29,15 @@ fn is_service(parent: &Value) -> bool {
 fn of_parent(outcome: &Outcome, judged: &ResourceStatus, index: usize) -> Vec<Judgement> {
     let [rejected, in_force] = judgements(outcome, judged);
     if !outcome.errors.is_empty() {
-        // What the route names is told when it can be read.
+        let unresolved = Judgement {
+            condition: "ResolvedRefs",
+            status: "Unknown",
+            reason: "Pending".to_owned(),
+            message: "what the route names is told when it can be read".to_owned(),
+            event: None,
+        };
         let reason = "UnsupportedValue".to_owned();
-        return vec![Judgement { condition: "Accepted", reason, ..rejected }, in_force];
+        return vec![Judgement { condition: "Accepted", reason, ..rejected }, unresolved, in_force];
     }
     let parent = judged.parents.iter().find(|parent| parent.index == index);
     let refused = parent.and_then(|parent| parent.refused.as_ref());
@@ -207,8 +213,12 @@ mod tests {
         let rejected = Outcome { errors: vec![error], ..outcome(&["web"], 1, Vec::new()) };
         let before = ResourceStatus { in_force: InForce::Earlier, ..judged(vec![good(1)]) };
         let status = written(&rejected, &before, 0);
-        let expected =
-            [("Accepted", "False", "UnsupportedValue"), ("nodemesh.io/InForce", "False", "Earlier")];
+        let unresolved = ("ResolvedRefs", "Unknown", "Pending");
+        let expected = [
+            ("Accepted", "False", "UnsupportedValue"),
+            unresolved,
+            ("nodemesh.io/InForce", "False", "Earlier"),
+        ];
         assert_eq!(told(&status[0]), expected);
     }
 }

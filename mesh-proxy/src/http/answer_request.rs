@@ -132,7 +132,8 @@ async fn follow_route(
                 return respond(response, client, &asked).await;
             };
             if let Some(status) = destination.status {
-                let response = LocalResponse::with_text(status, "");
+                let mut response = LocalResponse::with_text(status, "");
+                permission.iter().for_each(|permission| permission.add_to(&mut response.fields));
                 let reason = format!("{} is no destination that requests may go to", destination.host);
                 response.end_record(asked.head, record, Some(RequestFlag::NoCluster), &reason);
                 return respond(response, client, &asked).await;

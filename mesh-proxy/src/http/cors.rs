@@ -33,7 +33,7 @@ pub(super) fn judge<'a>(policy: Option<&'a CorsPolicy>, request: &RequestHead) -
     if is_preflight && (is_allowed || policy.answers_unmatched_preflights) {
         let mut response = LocalResponse { status: StatusCode::OK, ..LocalResponse::default() };
         if is_allowed {
-            permission.add_to_preflight(&mut response.fields);
+            permission.add_to_preflight(request, &mut response.fields);
         }
         return CorsVerdict::Answer(response);
     }
@@ -47,10 +47,13 @@ impl CorsPermission<'_> {
         set(fields, "access-control-expose-headers", &self.policy.expose_headers);
     }
 
-    fn add_to_preflight(&self, fields: &mut Fields) {
+    fn add_to_preflight(&self, request: &RequestHead, fields: &mut Fields) {
         self.add_origin(fields);
         set(fields, "access-control-allow-methods", &self.policy.allow_methods);
-        set(fields, "access-control-allow-headers", &self.policy.allow_headers);
+        let requested = request.header("access-control-request-headers");
+        let requested = requested.filter(|_| self.policy.allow_requested_headers);
+        let allowed = requested.as_deref().unwrap_or(&self.policy.allow_headers);
+        set(fields, "access-control-allow-headers", allowed);
         if let Some(age) = self.policy.max_age {
             set(fields, "access-control-max-age", &age.to_string());
         }

@@ -13,6 +13,8 @@ use crate::resource::pod::Protocol;
 /// A Service that a route is attached to.
 pub(super) struct Attachment {
     pub service: NamespacedName,
+    /// The index of the parent among the route's.
+    pub parent: usize,
     /// The namespace whose clients it is for. None: all.
     pub client_namespace: Option<String>,
     /// The ports that it is for. None: all.
@@ -76,6 +78,7 @@ pub(super) fn attach(
         client_namespace: (parent.namespace != namespace).then(|| namespace.to_owned()),
         ports: (!is_for_all_ports).then_some(http),
         service: name,
+        parent: parent.index,
     })
 }
 

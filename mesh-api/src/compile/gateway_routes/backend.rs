@@ -34,9 +34,14 @@ impl RuleMaker<'_, '_> {
                 RouteFilter::ResponseHeaders(filter) => {
                     made.response = Some(self.response_edits(&field, filter));
                 }
+                RouteFilter::Unknown(name) => {
+                    self.tell_unknown(field, name, "requests that fall on the backend");
+                    made.status = status;
+                }
                 other => {
                     let reason = format!("{} of a backend is not known yet: {result}", other.name());
-                    self.said.ignore(field, reason, "write it into `filters` of the rule");
+                    let fix = "write it into `filters` of the rule";
+                    self.said.ignore_for(RouteFault::UnsupportedValue, field, reason, fix);
                     made.status = status;
                 }
             }

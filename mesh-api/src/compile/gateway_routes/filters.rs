@@ -2,6 +2,7 @@
 
 use http::{HeaderName, header};
 
+use super::cors::{cors_policy, exposes_by_name};
 use super::rule::RuleMaker;
 use crate::compile::RouteFault;
 use crate::compile::virtual_services::LEAVE;
@@ -35,7 +36,13 @@ impl RuleMaker<'_, '_> {
                 RouteFilter::ResponseHeaders(it) => made.response = Some(self.response_edits(&field, it)),
                 RouteFilter::Redirect(it) => made.redirect = Some(redirect(it)),
                 RouteFilter::Rewrite(it) => made.rewrite = Some(rewrite(it)),
-                RouteFilter::Cors(it) => made.cors = Some(self.cors(&format!("{field}.cors"), it)),
+                RouteFilter::Cors(it) => {
+                    made.cors = Some(cors_policy(it));
+                    if exposes_by_name(it) {
+                        let reason = "browsers take `*` for a name where requests have credentials";
+                        self.said.ignore(format!("{field}.cors.exposeHeaders"), reason, "list the headers");
+                    }
+                }
                 RouteFilter::Mirror(it) => {
                     let field = format!("{field}.requestMirror.backendRef");
                     let destination = self.mirror(&field, &it.backend);
@@ -45,23 +52,21 @@ impl RuleMaker<'_, '_> {
                 }
                 RouteFilter::Unknown(name) => {
                     made.has_unknown = true;
-                    self.tell_unknown(field, name);
+                    self.tell_unknown(field, name, "requests of the rule");
                 }
             }
         }
         made
     }
 
-    fn tell_unknown(&mut self, field: String, name: &str) {
+    /// Says that a filter is not known, so that these requests fail.
+    pub(super) fn tell_unknown(&mut self, field: String, name: &str, requests: &str) {
         let status = self.failure();
-        let reason =
-            format!("the filter {name} is not known here, so requests of the rule get status {status}");
+        let reason = format!("the filter {name} is not known here, so {requests} get status {status}");
         let fix = "remove it, or write what it does by other filters";
-        if name == "ExtensionRef" {
-            self.said.ignore_for(RouteFault::InvalidKind, field, reason, fix);
-        } else {
-            self.said.ignore(field, reason, fix);
-        }
+        let is_reference = name == "ExtensionRef";
+        let fault = if is_reference { RouteFault::InvalidKind } else { RouteFault::UnsupportedValue };
+        self.said.ignore_for(fault, field, reason, fix);
     }
 
     pub(super) fn request_edits(&mut self, field: &str, filter: &HeaderFilter) -> ext::HeaderEdits {
@@ -106,11 +111,15 @@ impl RuleMaker<'_, '_> {
         may
     }
 
-    /// Says that headers of answers that no server gives are not changed.
-    pub(super) fn tell_unchanged_answer(&mut self, path: &str, filters: &MadeFilters) {
+    /// Says which filters have no effect on requests that no server gets.
+    pub(super) fn tell_unused(&mut self, path: &str, filters: &MadeFilters) {
         if filters.response.is_some() {
             let reason = "headers of answers that no server gives are not changed yet";
             self.said.ignore(format!("{path}.filters"), reason, LEAVE);
+        }
+        if !filters.mirrors.is_empty() {
+            let reason = "only requests that a server gets are copied";
+            self.said.ignore(format!("{path}.filters"), reason, "remove RequestMirror");
         }
     }
 }

@@ -10,9 +10,9 @@ use crate::resource::gateway_api::{PathMatch, RouteMatch, RouteRule};
 use crate::resource::virtual_service::StringMatch;
 use crate::wire::ext::{self, string_match::Form};
 
-/// What comes first of all the matches of a Service: an exact path, then the longest prefix, then
-/// expressions; then one with a method, then that with the most headers, then that with the most parameters
-/// of the query.
+/// What comes first of all the matches of a Service: an exact path, then the longest prefix, then the longest
+/// expression, then any path; then one with a method, then that with the most headers, then that with the
+/// most parameters of the query.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Rank {
     path: PathRank,
@@ -26,6 +26,7 @@ enum PathRank {
     Exact,
     Prefix(Reverse<usize>),
     Regex(Reverse<usize>),
+    Any,
 }
 
 impl RuleMaker<'_, '_> {
@@ -59,7 +60,10 @@ impl RuleMaker<'_, '_> {
 fn rank(matched: &RouteMatch) -> Rank {
     let path = match &matched.path {
         PathMatch::Exact(_) => PathRank::Exact,
-        PathMatch::Prefix(prefix) => PathRank::Prefix(Reverse(prefix.trim_end_matches('/').len())),
+        PathMatch::Prefix(prefix) => match prefix.trim_end_matches('/').len() {
+            0 => PathRank::Any,
+            length => PathRank::Prefix(Reverse(length)),
+        },
         PathMatch::Regex(pattern) => PathRank::Regex(Reverse(pattern.len())),
     };
     Rank {
@@ -91,6 +95,7 @@ fn wire_match(matched: &RouteMatch) -> ext::HttpMatch {
         method: matched.method.clone().map(|method| string_match(&StringMatch::Exact(method))),
         headers: matched.headers.iter().map(header).collect(),
         query: matched.query.iter().map(query).collect(),
+        is_grpc: matched.is_grpc,
         ..ext::HttpMatch::default()
     }
 }

@@ -6,13 +6,15 @@
 //! order in which the API has them count.
 //!
 //! Reading order: `attach` finds the Services of a route and `rule` makes its rules, by `matches`, `filters`
-//! and `backend`; `tables` joins those of a Service.
+//! and `backend`; `budget` leaves out what would be too large, and `tables` joins the routes of a Service.
 
 mod attach;
 mod backend;
+mod budget;
 mod cors;
 mod filters;
 mod grants;
+mod header_edits;
 mod matches;
 mod rule;
 mod tables;
@@ -22,6 +24,7 @@ use std::collections::{BTreeMap, HashSet};
 use prost::Message;
 
 use self::attach::{Attachment, attach};
+use self::budget::beyond_budget;
 use self::grants::Grants;
 use self::rule::{MadeRule, RuleMaker};
 use self::tables::tables_of_service;
@@ -48,11 +51,20 @@ pub(super) struct ResolvedGatewayRoutes {
 }
 
 /// One route, by itself.
-struct MadeRoute {
+struct MadeRoute<'a> {
     /// As people call it.
     source: String,
     attachments: Vec<Attachment>,
     rules: Vec<MadeRule>,
+    said: ConditionList<'a>,
+}
+
+/// What a route is resolved by.
+#[derive(Clone, Copy)]
+struct Known<'a> {
+    objects: &'a ObjectStore,
+    mesh: &'a MeshConfig,
+    grants: &'a Grants<'a>,
 }
 
 impl ResolvedGatewayRoutes {
@@ -61,36 +73,45 @@ impl ResolvedGatewayRoutes {
         let mut resolved =
             Self { expressions: std::mem::take(&mut before.expressions).begin(), ..Self::default() };
         let grants = Grants::new(objects);
-        let mut routes = Vec::new();
-        for (kind, metadata, route) in objects.gateway_routes() {
-            routes.push(resolved.take_in((objects, mesh, &grants), kind, metadata, route));
-        }
+        let known = Known { objects, mesh, grants: &grants };
+        let routes = objects.gateway_routes().into_iter();
+        let mut routes: Vec<_> =
+            routes.map(|(kind, metadata, route)| resolved.take_in(known, kind, metadata, route)).collect();
         resolved.expressions.forget_unused();
+        for (route, parent) in resolved.join(objects, &routes) {
+            routes[route].leave_out(parent);
+        }
+        resolved.conditions = routes.into_iter().flat_map(|route| route.said.into_conditions()).collect();
+        resolved
+    }
+
+    /// Makes the tables of all services. Returns the attachments that were left out of them: the index of the
+    /// route, and that of its parent.
+    fn join(&mut self, objects: &ObjectStore, routes: &[MadeRoute<'_>]) -> Vec<(usize, usize)> {
         let mut by_service: BTreeMap<&NamespacedName, Vec<(usize, &Attachment)>> = BTreeMap::new();
         for (index, route) in routes.iter().enumerate() {
             for attachment in &route.attachments {
                 by_service.entry(&attachment.service).or_default().push((index, attachment));
             }
         }
-        for (name, attached) in by_service {
+        let mut left_out = Vec::new();
+        for (name, mut attached) in by_service {
             let Some(service) = objects.service(name) else { continue };
-            let mut tables = tables_of_service(service, &attached, &routes);
-            if tables.iter().map(Message::encoded_len).sum::<usize>() > MAX_BYTES {
-                // Any namespace may add to it: what these add must not keep agents from the Service.
-                tables.retain(|table| table.client_namespaces.is_empty());
-            }
-            resolved.tables.insert(name.clone(), tables);
+            let beyond = beyond_budget(service, &attached, routes);
+            attached.retain(|(route, attachment)| !beyond.contains(&(*route, attachment.parent)));
+            left_out.extend(beyond);
+            self.tables.insert(name.clone(), tables_of_service(service, &attached, routes));
         }
-        resolved
+        left_out
     }
 
-    fn take_in(
+    fn take_in<'a>(
         &mut self,
-        (objects, mesh, grants): (&ObjectStore, &MeshConfig, &Grants<'_>),
+        Known { objects, mesh, grants }: Known<'_>,
         kind: Kind,
-        metadata: &Metadata,
+        metadata: &'a Metadata,
         route: &GatewayRoute,
-    ) -> MadeRoute {
+    ) -> MadeRoute<'a> {
         let mut said = ConditionList::new(kind, metadata);
         let mut attachments = Vec::new();
         for parent in &route.parents {
@@ -119,20 +140,19 @@ impl ResolvedGatewayRoutes {
             said: &mut said,
         };
         let mut rules = maker.rules();
-        let bytes: usize = rules.iter().map(MadeRule::cost).sum();
+        let bytes: usize = rules.iter().flatten().map(MadeRule::cost).sum();
         if bytes.saturating_mul(attachments.len()) > MAX_BYTES {
             let reason = "every agent holds the route for each of its parents, and it is too large for that";
             said.ignore_for(RouteFault::UnsupportedValue, "spec.rules", reason, "split or shorten it");
             said.nothing_in_force();
-            rules.clear();
+            rules = None;
         }
-        if rules.is_empty() {
-            // A route without rules takes no request, and says nothing of those that others take.
+        if rules.is_none() || route.rules.is_empty() {
+            // A route that is not accepted, or has no rules, says nothing of requests that others take.
             attachments.clear();
         }
-        self.conditions.extend(said.into_conditions());
         let source = format!("{kind} {}", metadata.full_name());
-        MadeRoute { source, attachments, rules }
+        MadeRoute { source, attachments, rules: rules.unwrap_or_default(), said }
     }
 
     /// The services whose tables are not those of before.
@@ -161,6 +181,24 @@ impl ResolvedGatewayRoutes {
 /// Whether a table is for all clients and ports of its service, so that none is left for those behind it.
 pub(super) fn is_for_all(table: &ext::HttpRouteTable) -> bool {
     table.client_namespaces.is_empty() && table.ports.is_empty()
+}
+
+impl MadeRoute<'_> {
+    /// Says that it does not count for one of its parents.
+    fn leave_out(&mut self, parent: usize) {
+        let reason =
+            "every agent holds the routes of this Service, and older ones are as large as they may be";
+        let field = format!("spec.parentRefs[{parent}]");
+        self.said.ignore_for(RouteFault::UnsupportedValue, field, reason, "remove or shorten other routes");
+        self.attachments.retain(|attachment| attachment.parent != parent);
+        if self.attachments.is_empty() {
+            self.said.nothing_in_force();
+        }
+    }
+
+    fn cost(&self) -> usize {
+        self.rules.iter().map(MadeRule::cost).sum()
+    }
 }
 
 impl MadeRule {

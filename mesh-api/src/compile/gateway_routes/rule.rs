@@ -4,11 +4,14 @@ use std::collections::HashSet;
 
 use super::filters::MadeFilters;
 use super::grants::Grants;
+use super::header_edits::join_header_edits;
 use super::matches::{Rank, expressions};
 use crate::compile::condition::ConditionList;
 use crate::compile::object_store::{NamespacedName, ObjectStore};
 use crate::compile::traffic_policies::duration;
-use crate::compile::virtual_services::{CheckedExpressions, LEAVE, MAX_EXPRESSIONS, USUAL_RETRY_CONDITIONS};
+use crate::compile::virtual_services::{
+    CheckedExpressions, EXPRESSION_FIX, LEAVE, MAX_EXPRESSIONS, USUAL_RETRY_CONDITIONS,
+};
 use crate::compile::{MeshConfig, RouteFault};
 use crate::kind::Kind;
 use crate::resource::Metadata;
@@ -41,8 +44,8 @@ pub(super) struct MadeRule {
 }
 
 impl RuleMaker<'_, '_> {
-    /// The rules that requests can take.
-    pub fn rules(&mut self) -> Vec<MadeRule> {
+    /// The rules that requests can take. None: the route is not accepted.
+    pub fn rules(&mut self) -> Option<Vec<MadeRule>> {
         let matches = self.route.rules.iter().flat_map(|rule| &rule.matches);
         let expressions: usize = matches.map(|matched| expressions(matched).count()).sum();
         if expressions > MAX_EXPRESSIONS {
@@ -51,11 +54,17 @@ impl RuleMaker<'_, '_> {
             let fix = format!("write at most {MAX_EXPRESSIONS}; compare with paths where that does");
             self.said.ignore_for(RouteFault::UnsupportedValue, "spec.rules", reason, fix);
             self.said.nothing_in_force();
-            return Vec::new();
+            return None;
         }
         let rules = self.route.rules.iter().enumerate();
         let made = rules.map(|(index, rule)| self.rule(&format!("spec.rules[{index}]"), rule));
-        made.filter(|rule| !rule.matches.is_empty()).collect()
+        let made: Vec<_> = made.filter(|rule| !rule.matches.is_empty()).collect();
+        if made.is_empty() && !self.route.rules.is_empty() {
+            let reason = "agents can't use any of its matches, so all requests that it is for get status 404";
+            self.said.ignore_for(RouteFault::UnsupportedValue, "spec.rules", reason, EXPRESSION_FIX);
+            self.said.nothing_in_force();
+        }
+        Some(made)
     }
 
     fn rule(&mut self, path: &str, rule: &RouteRule) -> MadeRule {
@@ -72,23 +81,24 @@ impl RuleMaker<'_, '_> {
         MadeRule { route, matches }
     }
 
-    fn action(&mut self, path: &str, rule: &RouteRule, filters: MadeFilters) -> Action {
-        let destinations: Vec<_> = rule.backends.iter().enumerate().collect();
-        let destinations: Vec<_> = destinations
-            .into_iter()
+    fn action(&mut self, path: &str, rule: &RouteRule, mut filters: MadeFilters) -> Action {
+        let backends = rule.backends.iter().enumerate();
+        let mut destinations: Vec<_> = backends
             .map(|(index, backend)| self.destination(&format!("{path}.backendRefs[{index}]"), backend))
             .collect();
         let goes_nowhere = destinations.iter().all(|destination| destination.weight == 0);
         if filters.has_unknown {
             return self.failing();
         }
-        if let Some(redirect) = filters.redirect {
+        if let Some(redirect) = filters.redirect.take() {
+            self.tell_unused(path, &filters);
             return Action::Redirect(redirect);
         }
         if goes_nowhere {
-            self.tell_unchanged_answer(path, &filters);
+            self.tell_unused(path, &filters);
             return self.failing();
         }
+        join_header_edits(&mut filters, &mut destinations);
         Action::Forward(ext::HttpForward {
             destinations,
             rewrite: filters.rewrite,

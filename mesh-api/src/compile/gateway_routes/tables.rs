@@ -15,7 +15,7 @@ type Joined = BTreeSet<usize>;
 pub(super) fn tables_of_service(
     service: &Service,
     attached: &[(usize, &Attachment)],
-    routes: &[MadeRoute],
+    routes: &[MadeRoute<'_>],
 ) -> Vec<ext::HttpRouteTable> {
     let mut by_client: BTreeMap<Option<&str>, Vec<(usize, &Attachment)>> = BTreeMap::new();
     for (index, attachment) in attached {
@@ -51,7 +51,7 @@ fn by_ports(service: &Service, attached: &[(usize, &Attachment)]) -> BTreeMap<Jo
 
 fn table(
     indices: &Joined,
-    routes: &[MadeRoute],
+    routes: &[MadeRoute<'_>],
     client: Option<&str>,
     ports: Vec<u32>,
 ) -> ext::HttpRouteTable {
@@ -85,7 +85,7 @@ fn table(
 }
 
 /// What the routes of a table are called together.
-fn source_of(indices: &Joined, routes: &[MadeRoute]) -> String {
+fn source_of(indices: &Joined, routes: &[MadeRoute<'_>]) -> String {
     let first = indices.first().map(|index| routes[*index].source.as_str()).unwrap_or_default();
     match indices.len() {
         0 | 1 => first.to_owned(),

@@ -152,9 +152,9 @@ fn of_all_routes_of_a_service_the_closest_match_counts_first() {
         "headersx1",
         "queryx1",
         "prefixx1",
-        "allx1",
         "longer-regexx1",
         "regexx1",
+        "allx1",
     ];
     assert_eq!(order(&(route("shop", "a", "", &first) + &route("shop", "b", "", &second))), expected);
     assert_eq!(order(&(route("shop", "b", "", &first) + &route("shop", "a", "", &second))), expected);

@@ -82,6 +82,7 @@ fn made(matched: &HttpMatch) -> Option<ext::HttpMatch> {
         port: matched.port.unwrap_or_default().into(),
         client_labels: if is_for_any_source { matched.source_labels.clone() } else { Labels::new() },
         client_namespace: matched.source_namespace.clone().filter(|_| is_for_any_source).unwrap_or_default(),
+        is_grpc: false,
     })
 }
 

@@ -78,6 +78,7 @@ impl RouteMaker<'_, '_> {
             max_age: policy.max_age.map_or(0, |age| age.as_secs()),
             allow_credentials: policy.allow_credentials,
             answers_unmatched_preflights: policy.unmatched_preflights == UnmatchedPreflights::Ignore,
+            ..ext::CorsPolicy::default()
         }
     }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use http::{HeaderName, StatusCode};
 
-use super::cors::CorsPolicy;
+use super::cors::{CorsPolicy, OriginPattern};
 use super::destination_endpoints::HttpDestination;
 use super::request_match::{HeaderMatch, HttpMatch};
 use super::rewrite::{PathRewrite, Redirect, RedirectPath, RedirectPort, Rewrite};
@@ -86,8 +86,14 @@ impl TryFrom<wire::CorsPolicy> for CorsPolicy {
         let value = |text: String| if is_header_value(&text) { text.into() } else { Box::default() };
         Ok(Self {
             allow_origins: from.allow_origins.iter().map(TextMatch::try_from).collect::<Result<_, _>>()?,
+            allow_origin_patterns: from
+                .allow_origin_patterns
+                .into_iter()
+                .map(|it| OriginPattern { prefix: it.prefix.into(), suffix: it.suffix.into() })
+                .collect(),
             allow_methods: value(from.allow_methods),
             allow_headers: value(from.allow_headers),
+            allow_requested_headers: from.allow_requested_headers,
             expose_headers: value(from.expose_headers),
             max_age: (from.max_age > 0).then_some(from.max_age),
             allow_credentials: from.allow_credentials,
@@ -120,6 +126,7 @@ impl TryFrom<wire::HttpMatch> for HttpMatch {
             name: from.name.into(),
             client_labels: from.client_labels.into_iter().collect(),
             client_namespace: non_empty(from.client_namespace),
+            is_grpc: from.is_grpc,
         })
     }
 }

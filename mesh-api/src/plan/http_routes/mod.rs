@@ -288,6 +288,13 @@ pub struct HttpRoutes {
 }
 
 impl HttpRoutes {
+    /// Whether what some client sends to a port of a service may be read as HTTP.
+    pub(super) fn may_be_routed(service: &Service, port: u16) -> bool {
+        let may_be_http = service.port(port).is_some_and(|port| port.protocol.may_be_http());
+        let is_for = |table: &Arc<HttpRouteTable>| table.ports.is_empty() || table.ports.contains(&port);
+        may_be_http && service.http_routes.iter().any(is_for)
+    }
+
     /// Returns the routes of the requests that `source` sends to `original`; none if its connections are not
     /// read: it is no service's address, or the service has no routes for the client, or the port is declared
     /// to speak something else than HTTP.

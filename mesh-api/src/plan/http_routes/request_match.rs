@@ -22,6 +22,13 @@ pub trait RequestView {
     /// Returns the value of a header, whose name is given in lower case; several values are joined by commas.
     /// None if it is absent.
     fn header(&self, name: &str) -> Option<Cow<'_, str>>;
+    /// Whether it is a call of gRPC: its `content-type` is `application/grpc`, or that with something behind
+    /// a `+` or `;` (gRPC over HTTP/2).
+    fn is_grpc(&self) -> bool {
+        let content_type = self.header("content-type");
+        let rest = content_type.as_deref().and_then(|value| value.strip_prefix("application/grpc"));
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(['+', ';']))
+    }
 }
 
 /// Conditions of a request, all of which must hold.
@@ -49,6 +56,8 @@ pub struct HttpMatch {
     pub client_labels: BTreeMap<String, String>,
     /// Namespace of the client.
     pub client_namespace: Option<Box<str>>,
+    /// Whether it must be a call of gRPC.
+    pub is_grpc: bool,
 }
 
 /// A condition on a header.
@@ -79,6 +88,8 @@ pub enum UnmetCondition<'a> {
     Scheme,
     /// The authority.
     Authority,
+    /// That it is a call of gRPC.
+    Grpc,
     /// A header, by its name.
     Header(&'a str),
     /// A parameter of the query, by its name.
@@ -95,6 +106,7 @@ impl fmt::Display for UnmetCondition<'_> {
             Self::Path => formatter.write_str("uri"),
             Self::Scheme => formatter.write_str("scheme"),
             Self::Authority => formatter.write_str("authority"),
+            Self::Grpc => formatter.write_str("content-type of gRPC"),
             Self::Header(name) => write!(formatter, "header {name}"),
             Self::QueryParameter(name) => write!(formatter, "query parameter {name}"),
         }
@@ -127,6 +139,7 @@ impl HttpMatch {
             (self.path_fits(request.path()), UnmetCondition::Path),
             (text(&self.scheme, request.scheme()), UnmetCondition::Scheme),
             (text(&self.authority, request.authority()), UnmetCondition::Authority),
+            (!self.is_grpc || request.is_grpc(), UnmetCondition::Grpc),
         ] {
             if !fits {
                 return Some(condition);

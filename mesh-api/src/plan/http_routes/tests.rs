@@ -112,6 +112,25 @@ fn fits(condition: &wire::HttpMatch, request: &Request) -> bool {
 }
 
 #[test]
+fn calls_of_grpc_are_told_by_their_type() {
+    let condition = wire::HttpMatch { is_grpc: true, ..wire::HttpMatch::default() };
+    for (content_type, expected) in [
+        ("application/grpc", true),
+        ("application/grpc+proto", true),
+        ("application/grpc; charset=utf-8", true),
+        ("application/grpc-web", false),
+        ("application/json", false),
+    ] {
+        assert_eq!(
+            fits(&condition, &get("/a.B/C", &[("content-type", content_type)])),
+            expected,
+            "{content_type}"
+        );
+    }
+    assert!(!fits(&condition, &get("/a.B/C", &[])), "none at all");
+}
+
+#[test]
 fn each_condition_looks_at_its_part_of_the_request() {
     let any = wire::HttpMatch::default;
     let with = |change: &dyn Fn(&mut wire::HttpMatch)| {

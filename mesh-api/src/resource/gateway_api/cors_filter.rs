@@ -66,7 +66,11 @@ fn is_origin(text: &str) -> bool {
             && !rest.contains(['*', '/', '?', '#'])
             && rest.bytes().all(|it| it.is_ascii_graphic())
     };
-    text == "*" || text.split_once("://").is_some_and(|(scheme, host)| is_token(scheme) && is_host(host))
+    let is_scheme = |scheme: &str| {
+        scheme.starts_with(|first: char| first.is_ascii_alphabetic())
+            && scheme.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte))
+    };
+    text == "*" || text.split_once("://").is_some_and(|(scheme, host)| is_scheme(scheme) && is_host(host))
 }
 
 fn is_token(text: &str) -> bool {

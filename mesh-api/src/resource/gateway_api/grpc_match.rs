@@ -1,10 +1,8 @@
 //! `matches` of a `GRPCRoute`: which calls a rule is for. A call is a POST to the path `/SERVICE/METHOD`.
 
-use http::{HeaderName, header};
-
 use super::http_match::{PathMatch, RouteMatch, headers};
 use crate::document::cursor::{Cursor, quoted};
-use crate::resource::virtual_service::{StringMatch, regex_syntax};
+use crate::resource::virtual_service::regex_syntax;
 
 /// Any part of a path.
 const ANY: &str = "[^/]+";
@@ -12,18 +10,15 @@ const ANY: &str = "[^/]+";
 impl RouteMatch {
     /// The match of every call.
     pub(super) fn any_call() -> Self {
-        let is_grpc = (header::CONTENT_TYPE, StringMatch::Prefix("application/grpc".to_owned()));
-        Self { method: Some("POST".to_owned()), headers: vec![is_grpc], ..Self::default() }
+        Self { method: Some("POST".to_owned()), is_grpc: true, ..Self::default() }
     }
 
     pub(super) fn read_grpc(at: &Cursor<'_>) -> Option<Self> {
         let fields = at.fields(&["method", "headers"]);
-        let mut read = Self::any_call();
+        let mut read = Self { headers: headers(&fields), ..Self::any_call() };
         if let Some(at) = fields.get("method") {
             read.path = method(&at)?;
         }
-        let is_new = |(name, _): &(HeaderName, StringMatch)| *name != header::CONTENT_TYPE;
-        read.headers.extend(headers(&fields).into_iter().filter(is_new));
         Some(read)
     }
 }

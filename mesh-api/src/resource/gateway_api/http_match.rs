@@ -17,6 +17,8 @@ pub struct RouteMatch {
     pub headers: Vec<(HeaderName, StringMatch)>,
     /// Parameters of the query, none twice.
     pub query: Vec<(String, StringMatch)>,
+    /// Whether it must be a call of gRPC.
+    pub is_grpc: bool,
 }
 
 /// How a path is compared.
@@ -33,7 +35,7 @@ pub enum PathMatch {
 impl Default for RouteMatch {
     fn default() -> Self {
         let path = PathMatch::Prefix("/".to_owned());
-        Self { path, method: None, headers: Vec::new(), query: Vec::new() }
+        Self { path, method: None, headers: Vec::new(), query: Vec::new(), is_grpc: false }
     }
 }
 
@@ -74,6 +76,7 @@ impl RouteMatch {
             method: method.and_then(|at| at.text().map(str::to_owned)),
             headers: headers(&fields),
             query: query(&fields),
+            is_grpc: false,
         })
     }
 }

@@ -170,6 +170,7 @@ fn browsers_are_told_which_pages_may_read_a_response() {
             max_age: 60,
             allow_credentials: true,
             answers_unmatched_preflights,
+            ..ext::CorsPolicy::default()
         };
         let set =
             |answers| mesh.set_routes(vec![ext::HttpRoute { cors: Some(cors(answers)), ..to("v1", |_| ()) }]);
@@ -204,6 +205,17 @@ fn browsers_are_told_which_pages_may_read_a_response() {
             .await;
         let response = client.response().await;
         assert!(response.starts_with("HTTP/1.1 200") && !response.contains("access-control"), "{response}");
+        let requested =
+            ext::CorsPolicy { allow_requested_headers: true, allow_headers: String::new(), ..cors(true) };
+        mesh.set_routes(vec![ext::HttpRoute { cors: Some(requested), ..to("v1", |_| ()) }]);
+        client
+            .send(&format!(
+                "OPTIONS / HTTP/1.1\r\nHost: web\r\nOrigin: https://shop.example\r\n{preflight}\
+                 Access-Control-Request-Headers: x-a, x-b\r\n\r\n"
+            ))
+            .await;
+        let response = client.response().await;
+        assert!(response.contains("access-control-allow-headers: x-a, x-b"), "{response}");
     });
 }
 

@@ -181,13 +181,14 @@ fn browsers_are_told_what_the_api_says() {
     };
     let made = cors("allowOrigins: ['*', 'https://*.a.b'], allowMethods: ['*'], exposeHeaders: [x, y]");
     assert_eq!(made.allow_origins[0].form, Some(Form::Exact("*".to_owned())));
-    assert!(matches!(&made.allow_origins[1].form, Some(Form::Regex(_))));
+    let pattern = ext::OriginPattern { prefix: "https://".to_owned(), suffix: ".a.b".to_owned() };
+    assert_eq!((made.allow_origins.len(), &made.allow_origin_patterns[..]), (1, &[pattern][..]));
     assert_eq!((made.allow_methods.as_str(), made.expose_headers.as_str(), made.max_age), ("*", "x,y", 5));
     assert!(made.answers_unmatched_preflights);
     let made =
         cors("allowOrigins: [https://a.b], allowMethods: ['*'], allowHeaders: ['*'], allowCredentials: true");
     assert!(made.allow_methods.starts_with("GET,HEAD,"), "{made:?}");
-    assert_eq!(made.allow_headers, "", "browsers take a star for a name then");
+    assert!(made.allow_headers.is_empty() && made.allow_requested_headers, "a star would be a name then");
 }
 
 #[test]
@@ -198,4 +199,35 @@ fn calls_of_grpc_that_can_t_go_anywhere_are_unavailable() {
     assert_eq!(tables[0].source, "GRPCRoute shop/a");
     let Some(Action::Forward(forward)) = &tables[0].routes[0].action else { panic!("{tables:?}") };
     assert_eq!(forward.destinations[0].status, 503);
+    let matched = &tables[0].routes[0].matches[0];
+    assert!(matched.is_grpc && matched.headers.is_empty(), "{matched:?}");
+}
+
+#[test]
+fn a_condition_on_the_content_type_of_calls_counts_beside_that_they_are_calls() {
+    let parent = "parentRefs: [{group: '', kind: Service, name: web}]";
+    let header = "{name: content-type, value: application/grpc+json}";
+    let spec = format!("{parent}, rules: [{{matches: [{{headers: [{header}]}}], {TO_API}}}]");
+    let tables = tables(&object("GRPCRoute", "shop", "a", &spec));
+    let matched = &tables[0].routes[0].matches[0];
+    assert_eq!((matched.is_grpc, matched.headers.len()), (true, 1));
+}
+
+#[test]
+fn changes_of_headers_by_a_rule_come_before_those_of_its_backends() {
+    let set = |value: &str| {
+        format!(
+            "{{type: RequestHeaderModifier, requestHeaderModifier: {{set: [{{name: a, value: {value}}}]}}}}"
+        )
+    };
+    let backend = |more: &str| format!("{{name: api, port: 80{more}}}");
+    let own = backend(&format!(", filters: [{}]", set("backend")));
+    for backends in [own.clone(), format!("{own}, {}", backend(""))] {
+        let made = forward(&format!("{{filters: [{}], backendRefs: [{backends}]}}", set("rule")));
+        assert_eq!(made.request, None, "{backends}");
+        let value = |it: &ext::HttpDestination| Some(it.request.as_ref()?.set[0].value.clone());
+        let values: Vec<_> = made.destinations.iter().map(value).collect();
+        let expected = ["backend", "rule"].map(|value| Some(value.to_owned()));
+        assert_eq!(values, expected[..made.destinations.len()], "{backends}");
+    }
 }

@@ -90,13 +90,31 @@ fn what_is_not_done_is_said() {
             "{backendRefs: [{name: api, port: 80, filters: [{type: URLRewrite, urlRewrite: {}}]}]}"
                 .to_owned(),
             "spec.rules[0].backendRefs[0].filters[0]",
-            "",
+            "UnsupportedValue",
+        ),
+        (
+            "{backendRefs: [{name: api, port: 80, filters: [{type: ExtensionRef, extensionRef: {}}]}]}"
+                .to_owned(),
+            "spec.rules[0].backendRefs[0].filters[0]",
+            "InvalidKind",
         ),
         (
             format!(
-                "{{{TO_API}, filters: [{{type: CORS, cors: {{allowHeaders: ['*'], allowCredentials: true}}}}]}}"
+                "{{{TO_API}, filters: [{{type: CORS, cors: {{exposeHeaders: ['*'], allowCredentials: true}}}}]}}"
             ),
-            "spec.rules[0].filters[0].cors.allowHeaders",
+            "spec.rules[0].filters[0].cors.exposeHeaders",
+            "",
+        ),
+        (
+            format!("{{{TO_API}, filters: [{{type: ExternalAuth}}]}}"),
+            "spec.rules[0].filters[0]",
+            "UnsupportedValue",
+        ),
+        (
+            "{filters: [{type: RequestRedirect, requestRedirect: {hostname: a}}, \
+             {type: RequestMirror, requestMirror: {backendRef: {name: api, port: 80}}}]}"
+                .to_owned(),
+            "spec.rules[0].filters",
             "",
         ),
     ] {
@@ -118,4 +136,47 @@ fn a_route_with_more_expressions_than_agents_are_to_hold_is_not_in_force() {
     let text = route("shop", "a", "", &format!("{}, {}", rule(0), rule(100)));
     assert_eq!(said(&text), [("spec.rules".to_owned(), "UnsupportedValue", true)]);
     assert!(tables(&text).is_empty());
+}
+
+#[test]
+fn a_route_none_of_whose_matches_can_be_looked_for_lets_nothing_through() {
+    let rule = format!("{{{TO_API}, matches: [{{path: {{type: RegularExpression, value: '\\C'}}}}]}}");
+    let text = route("shop", "a", "", &rule);
+    let field = |it: &str| it.to_owned();
+    let expected = [
+        (field("spec.rules[0].matches[0].path.value"), "", true),
+        (field("spec.rules"), "UnsupportedValue", false),
+    ];
+    assert_eq!(said(&text), expected);
+    let tables = tables(&text);
+    assert_eq!((tables.len(), tables[0].routes.len()), (1, 0), "no route is found, so requests fail");
+}
+
+/// A route of a namespace that comes to about so many bytes.
+fn large(namespace: &str, name: &str, bytes: usize) -> String {
+    let backend = if namespace == "shop" { "" } else { "namespace: shop, " };
+    let remove: Vec<_> = (0..16).map(|number| format!("a{number}-{}", "x".repeat(bytes / 16))).collect();
+    let filter = format!(
+        "{{type: RequestHeaderModifier, requestHeaderModifier: {{remove: [{}]}}}}",
+        remove.join(", ")
+    );
+    route(
+        namespace,
+        name,
+        "",
+        &format!("{{filters: [{filter}], backendRefs: [{{{backend}name: web, port: 80}}]}}"),
+    )
+}
+
+#[test]
+fn routes_of_one_service_have_a_bound_for_each_namespace_and_the_oldest_count() {
+    let mut text: String = ["a", "b", "c"].map(|name| large("client", name, 400_000)).concat();
+    text += &large("other", "a", 400_000);
+    text += &large("shop", "a", 400_000);
+    assert_eq!(said(&text), [("spec.parentRefs[0]".to_owned(), "UnsupportedValue", true)]);
+    let sources: Vec<_> = tables(&text).into_iter().map(|it| it.source).collect();
+    assert_eq!(sources, ["HTTPRoute client/a and another", "HTTPRoute other/a", "HTTPRoute shop/a"]);
+    let many: String = (0..10).map(|number| large(&format!("n{number}"), "a", 900_000)).collect();
+    let left = said(&(many + &large("shop", "a", 400_000)));
+    assert_eq!(left.len(), 1, "all other namespaces have a bound together: {left:?}");
 }

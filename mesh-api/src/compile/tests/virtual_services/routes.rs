@@ -62,6 +62,7 @@ fn conditions_of_requests_are_sent() {
         ]
     );
     let expected = HttpMatch {
+        is_grpc: false,
         name: "m".into(),
         path: Some(text(Form::Prefix("/a".into()))),
         ignore_path_case: true,
