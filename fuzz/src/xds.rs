@@ -46,12 +46,12 @@ fn check_copy(store: &Store, snapshot: &Snapshot) {
     let copied = copy.snapshot();
     assert_eq!(copied.workload_count(), snapshot.workload_count());
     assert_eq!(copied.service_count(), snapshot.service_count());
-    assert_eq!(copied.policies().len(), snapshot.policies().len());
+    assert_eq!(copied.all_policies().len(), snapshot.all_policies().len());
     for workload in snapshot.workloads() {
         assert_eq!(copied.workload(&workload.uid), Some(workload));
     }
-    let policies: HashSet<_> = copied.policies().map(|policy| format!("{policy:?}")).collect();
-    assert!(snapshot.policies().all(|policy| policies.contains(&format!("{policy:?}"))));
+    let policies: HashSet<_> = copied.all_policies().map(|policy| format!("{policy:?}")).collect();
+    assert!(snapshot.all_policies().all(|policy| policies.contains(&format!("{policy:?}"))));
     let services: HashSet<_> = copied.services().map(|service| format!("{service:?}")).collect();
     assert!(snapshot.services().all(|service| services.contains(&format!("{service:?}"))));
 }
@@ -64,6 +64,6 @@ fn check_removal(mut store: Store) {
         assert!(store.resource_versions(&of).is_empty());
     }
     let nothing = store.snapshot();
-    assert_eq!((nothing.workload_count(), nothing.service_count(), nothing.policies().len()), (0, 0, 0));
+    assert_eq!((nothing.workload_count(), nothing.service_count(), nothing.all_policies().len()), (0, 0, 0));
     assert_eq!((nothing.addresses().count(), nothing.service_vip_ranges().count()), (0, 0));
 }

@@ -7,7 +7,7 @@
 //!    [`keeper_client`]: its end of the talk with the keeper; [`log_setup`]: the log of both;
 //!    [`panic_abort`]: its end on a panic.
 //! 3. [`pods`] and [`enrol`]: the node's pods, and taking them into the mesh; [`cni`]: the plugin that has
-//!    pods wait for that; [`strict_egress`]: pods that may not leave the mesh; [`kube_client`]: the
+//!    pods wait for that; [`strict_egress`]: pods that may not leave the mesh; [`connect_to_kubernetes`]: the
 //!    client of Kubernetes; [`not_enrolled_events`]: its events about pods that are not enrolled
 //!    ([`truncate_event_note`]: how long their text may be); [`uninstall_watch`]: whether the mesh is being
 //!    uninstalled; [`istio_annotation`]: what Istio is told of pods.
@@ -19,12 +19,12 @@
 pub mod admin;
 pub mod cni;
 pub mod config;
+pub mod connect_to_kubernetes;
 pub mod direct;
 pub mod enrol;
 pub mod istio_annotation;
 pub mod keeper;
 pub mod keeper_client;
-pub mod kube_client;
 pub mod log_setup;
 pub mod node_check;
 pub mod node_surroundings;

@@ -32,7 +32,7 @@ use crate::pods::NodePods;
 use crate::strict_egress::{self, EgressEnforcer, StrictPods};
 use crate::sys::ebpf::{DeferredSyns, FaultRing, MapsHandedToProxy, SocketAddressMap};
 use crate::sys::seccomp;
-use crate::{cni, kube_client, not_enrolled_events, pods, sys, uninstall_watch};
+use crate::{cni, connect_to_kubernetes, not_enrolled_events, pods, sys, uninstall_watch};
 
 /// Descriptors reserved for other things than connections: listeners, maps, logs, the control plane.
 const SPARE_DESCRIPTORS: u64 = 1000;
@@ -131,7 +131,9 @@ async fn serve(mut config: Config, set_log_filter: SetLogFilterFn) -> Result<(),
     });
     let (updates, configured) = (xds.updates.clone(), xds.ready.clone());
     let telling = match pods.namespaces.filter(|_| config.cni_state_dir.is_some()) {
-        Some(namespaces) => Some(cni::publish_plugin_state(keeper.clone(), pods.told.clone(), namespaces)?),
+        Some(namespaces) => {
+            Some(cni::publish_enrollment_to_plugin(keeper.clone(), pods.told.clone(), namespaces)?)
+        }
         None => None,
     };
     let enrolling = tokio::spawn(async move {
@@ -236,7 +238,7 @@ async fn follow_pods(config: &Config) -> Result<Pods, ProxyError> {
             Ok(Pods { told, namespaces: None, complete: completed, report, installed, annotate: None })
         }
         PodSource::Kubernetes => {
-            let client = kube_client::connect().await?;
+            let client = connect_to_kubernetes::connect().await?;
             let report = not_enrolled_events::spawn_not_enrolled_reporter(client.clone(), &node);
             let installed = match std::env::var("POD_NAMESPACE") {
                 Ok(namespace) => uninstall_watch::watch_own_daemon_set(client.clone(), &namespace),

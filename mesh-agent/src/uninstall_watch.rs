@@ -8,7 +8,7 @@ use kube::runtime::watcher::{Config, Event, watcher};
 use kube::{Api, Client, ResourceExt};
 use tokio::sync::watch;
 
-use crate::kube_client::watch_backoff;
+use crate::connect_to_kubernetes::watch_backoff;
 
 /// Name of the agents' `DaemonSet`, in the agent's own namespace.
 const DAEMON_SET: &str = "mesh-agent";

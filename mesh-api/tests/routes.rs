@@ -231,7 +231,8 @@ spec:
         let client = snapshot.workload("Kubernetes//Pod/shop/client").expect("is there");
         let original = "10.96.0.1:80".parse().expect("an address");
         let routes = HttpRoutes::find(&snapshot, &client, original).expect("the service has routes");
-        let found = routes.table.find_route(&Get(path), &client, 80).expect("one is for all");
+        let found =
+            routes.table.as_ref().unwrap().find_route(&Get(path), &client, 80).expect("one is for all");
         let HttpAction::Forward(forward) = &found.route.action else { panic!("{:?}", found.route) };
         match forward.destinations[0].endpoints(&snapshot, &client, original) {
             Destination::Service { endpoints, .. } => {
@@ -275,9 +276,9 @@ spec:
     let original = |port| SocketAddr::from(([10, 96, 0, 2], port));
     assert!(HttpRoutes::find(&snapshot, &client, original(81)).is_none(), "another port");
     let routes = HttpRoutes::find(&snapshot, &client, original(80)).expect("the service has routes");
-    assert_eq!(&*routes.table.source, "HTTPRoute shop/front");
+    assert_eq!(&*routes.table.as_ref().unwrap().source, "HTTPRoute shop/front");
     let destination = |path: &'static str| {
-        let found = routes.table.find_route(&Get(path), &client, 80)?;
+        let found = routes.table.as_ref().unwrap().find_route(&Get(path), &client, 80)?;
         let HttpAction::Forward(forward) = &found.route.action else { panic!("{:?}", found.route) };
         let destination = &forward.destinations[0];
         let endpoints = match destination.endpoints(&snapshot, &client, original(80)) {

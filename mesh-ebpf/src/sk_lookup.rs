@@ -1,5 +1,5 @@
 //! `sk_lookup`, at each enrolled pod's network namespace: a connection arrives. Attached there is what says
-//! which pod it is (`mesh-agent/src/sys/ebpf/pod_identity_prologue.rs`), and then comes here.
+//! which pod it is (`mesh-agent/src/sys/ebpf/per_pod_program_prologue.rs`), and then comes here.
 
 use aya_ebpf::bindings::{BPF_SK_LOOKUP_F_NO_REUSEPORT, bpf_sk_lookup, sk_action};
 use aya_ebpf::macros::sk_lookup;

@@ -10,7 +10,7 @@ use socket2::Socket;
 use tokio::net::{TcpSocket, TcpStream};
 
 use super::connection_address_types::{ClientAddress, UpstreamAddress};
-use super::local_pod::LocalPod;
+use super::local_pod_identity::LocalPod;
 use super::worker::Worker;
 
 /// Timeout for a socket in the pod and for the connect to the application, whose queue may be full.

@@ -16,7 +16,7 @@ use tokio::net::{TcpSocket, TcpStream};
 
 use super::connection_address_types::{ClientAddress, UpstreamAddress};
 use super::inbound::{self, AuthorizedApplicationSocket, InboundRequest};
-use super::local_pod::LocalPod;
+use super::local_pod_identity::LocalPod;
 use super::stream::{self, Stream};
 use super::tls;
 use super::tunnel::{EarlyData, OpenError, StreamRequest, Tunnel};

@@ -18,7 +18,7 @@ use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, spawn_local};
 
-use super::local_pod::LocalPod;
+use super::local_pod_identity::LocalPod;
 use super::outbound::{self, ConnectRequest, OpenedOutbound};
 use super::surroundings::{ConnectOutcome, RequestedDestination};
 use super::tunnel::EarlyData;

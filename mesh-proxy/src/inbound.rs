@@ -21,7 +21,7 @@ use super::connect_to_application::connect_to_application;
 use super::connection_address_types::{ClientAddress, UpstreamAddress};
 use super::handshake_limit::{HandshakePlace, PodHandshakeLimit};
 use super::hbone::{self, headers};
-use super::local_pod::LocalPod;
+use super::local_pod_identity::LocalPod;
 use super::mux::{self, ResetReasonSetter};
 use super::peer_connection_shares::{SessionLimit, SessionPlace, SessionStream};
 use super::relay::{ByteMeter, SocketSide, reset_on_drop};
@@ -173,7 +173,7 @@ impl AuthorizedApplicationSocket {
     }
 
     /// Returns the policy that allowed it, if one had to.
-    pub fn allowing_policy(&self) -> Option<Arc<str>> {
+    pub fn policy_that_allowed_it(&self) -> Option<Arc<str>> {
         self.authorized.permit().policy_name().cloned()
     }
 
@@ -471,7 +471,7 @@ async fn admit(
     let workload = worker.wait_for_workload(pod).await.ok_or(Error::UnknownPod)?;
     record.details.set_destination_workload(&workload);
     let delivered = authorize_and_connect(worker, pod, &workload, arrival).await?;
-    record.details.policy = delivered.allowing_policy();
+    record.details.policy = delivered.policy_that_allowed_it();
     Ok(delivered)
 }
 

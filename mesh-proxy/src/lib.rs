@@ -42,11 +42,11 @@
 //! - [`surroundings`]: the place where the proxy runs, as one trait. On a node, sockets in pods and what eBPF
 //!   tells; in a test or a gateway, plain sockets. Nothing here assumes that it serves all pods of its node.
 //! - [`xds`]: the configuration from the control plane; [`certs`]: keys and certificates of the
-//!   [pods](local_pod). [`inheritance`] leaves both to the next proxy.
+//!   [pods](local_pod_identity). [`inheritance`] leaves both to the next proxy.
 //! - [`balance`]: state of load balancing; [`connection_address_types`]: types that keep a connection's
 //!   addresses apart.
 //! - [`telemetry`]: metrics and the access log; [`liveness`]: whether the workers' threads still run.
-//! - [`tcp_syscalls`] and [`file_version`]: system calls, and whether a file has changed.
+//! - [`urgent_data_and_min_rtt`] and [`file_version`]: system calls, and whether a file has changed.
 #![deny(unsafe_code)]
 
 pub mod accept_loop;
@@ -68,18 +68,18 @@ pub mod idle_and_duration_timeouts;
 pub mod inbound;
 pub mod inheritance;
 pub mod liveness;
-pub mod local_pod;
+pub mod local_pod_identity;
 pub mod mux;
 pub mod outbound;
 pub mod peer_connection_shares;
 pub mod relay;
 pub mod stream;
 pub mod surroundings;
-pub mod tcp_syscalls;
 pub mod telemetry;
 pub mod tls;
 pub mod tunnel;
 pub mod tunnel_pool;
+pub mod urgent_data_and_min_rtt;
 pub mod worker;
 pub mod worker_and_pod_connection_limits;
 pub mod xds;

@@ -10,12 +10,16 @@ use std::time::{Duration, Instant};
 
 use mesh_api::plan::http_routes::HttpRoutes;
 use mesh_api::plan::outbound::{Destination, Reject, destination_of};
-use mesh_api::plan::{ConnectionPool, Endpoint, EndpointId, Endpoints, PortPolicy, Service, Workload};
+use mesh_api::plan::{
+    ConnectionPool, Endpoint, EndpointId, Endpoints, HashKey, PortPolicy, Service, Workload,
+};
 use mesh_common::is_mesh_port;
 use socket2::SockRef;
 use tokio::net::TcpStream;
 
-use super::balance::{ActiveConnection, AffinityKey, EndpointPick, EndpointsToSkip, ServiceSlot};
+use super::balance::{
+    ActiveConnection, AffinityKey, EndpointPick, EndpointsToSkip, KeyHash, PickBy, ServiceSlot,
+};
 use super::connect_to_endpoint::{
     ClientContext, ConnectOptions, Upstream, UpstreamError, connect_plain, connect_to_endpoint,
     expected_transport_name,
@@ -25,7 +29,7 @@ use super::http::HttpConnection;
 use super::http::detect::detect_http;
 use super::http::serve::serve_http;
 use super::idle_and_duration_timeouts::LifetimeLimits;
-use super::local_pod::LocalPod;
+use super::local_pod_identity::LocalPod;
 use super::relay::{ByteMeter, SocketSide, reset_on_drop};
 use super::stream::{LOCAL_TRANSPORT, Stream};
 use super::surroundings::{ConnectOutcome, RequestedDestination};
@@ -325,8 +329,9 @@ async fn balance(
     let first = own.as_ref().and_then(|own| own.choose(worker, endpoints, &excluded));
     let mut last = Error::AllEjected(Arc::clone(&service.hostname));
     let mut refused = 0;
+    let by = PickBy::key_or_balancer(client_key(origin, policy), policy);
     for EndpointPick { endpoint, key, active } in
-        worker.picker.pick_endpoints(endpoints, policy.lb, excluded, first).take(TRIES)
+        worker.picker.pick_endpoints(endpoints, by, excluded, first).take(TRIES)
     {
         let result = reach(origin, endpoint, options, record).await;
         report(worker, &key, endpoints, policy, &result);
@@ -347,6 +352,12 @@ async fn balance(
         }
     }
     Err(last)
+}
+
+/// Returns the key of a connection, if its policy hashes what a connection has.
+fn client_key(origin: &ClientContext<'_>, policy: &PortPolicy) -> Option<KeyHash> {
+    let is_hashed = matches!(policy.hash, Some(HashKey::SourceIp));
+    is_hashed.then(|| KeyHash::of_client(origin.client.address().ip()))
 }
 
 /// Session affinity of one connection: its client, and how long that keeps an endpoint.
@@ -436,7 +447,7 @@ fn note(upstream: &Upstream, workload: &Workload, record: &mut ConnectionRecord)
         Upstream::Stream(stream) => record.details.transport = stream.transport_name(),
         Upstream::Local(local) => {
             record.details.transport = LOCAL_TRANSPORT;
-            record.details.policy = local.allowing_policy();
+            record.details.policy = local.policy_that_allowed_it();
         }
     }
     if !matches!(upstream, Upstream::Stream(Stream::Socket(_))) {

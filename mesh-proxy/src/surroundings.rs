@@ -12,7 +12,7 @@ use mesh_common::maps::AddressPort;
 use socket2::Socket;
 use tokio::net::TcpStream;
 
-use super::local_pod::LocalPod;
+use super::local_pod_identity::LocalPod;
 
 /// The surroundings of one worker, used by its thread alone.
 ///

@@ -30,7 +30,7 @@ pub(super) async fn get_services(state: Shared) -> Json<Vec<ServiceStatus>> {
 pub(super) async fn get_policies(state: Shared) -> Json<Vec<PolicyStatus>> {
     let snapshot = state.xds.snapshot.load();
     let here: Vec<_> = snapshot.workloads_on_node(&state.config.node_name).collect();
-    let mut list: Vec<_> = snapshot.policies().map(|it| policy(&snapshot, &here, it)).collect();
+    let mut list: Vec<_> = snapshot.all_policies().map(|it| policy(&snapshot, &here, it)).collect();
     list.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
     Json(list)
 }
@@ -59,7 +59,7 @@ fn workload(of: &Workload) -> WorkloadStatus {
 }
 
 fn service(snapshot: &Snapshot, of: &Service) -> ServiceStatus {
-    let (endpoints, ready_endpoints) = snapshot.service_workload_and_ready_counts(of);
+    let (endpoints, ready_endpoints) = snapshot.workload_and_ready_counts_of(of);
     ServiceStatus {
         namespace: of.namespace.to_string(),
         hostname: of.hostname.to_string(),

@@ -211,7 +211,7 @@ impl DirectTask {
             tracing::error!(%error, "direct connections pause");
         }
         self.look_at_links();
-        if let Err(error) = self.kernel.set_clients_over_limit(self.flows.client_netns_at_limit_or_all()) {
+        if let Err(error) = self.kernel.set_clients_over_limit(self.flows.clients_to_send_through_proxy()) {
             tracing::error!(%error, "who has too many direct connections is not told");
         }
         let (before, now) = (self.resting.len(), Instant::now());

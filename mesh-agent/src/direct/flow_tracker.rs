@@ -208,7 +208,7 @@ impl FlowTracker {
 
     /// Returns the network namespaces of clients that have as many direct connections as they may; if the
     /// node has, the one value that stands for all clients.
-    pub fn client_netns_at_limit_or_all(&self) -> HashSet<u64> {
+    pub fn clients_to_send_through_proxy(&self) -> HashSet<u64> {
         let direct = self.open.values().filter(|flow| flow.ends.server_netns != NO_SERVER);
         let mut of_client: HashMap<u64, usize> = HashMap::new();
         direct.for_each(|flow| *of_client.entry(flow.ends.netns).or_default() += 1);

@@ -19,7 +19,7 @@ use std::sync::Arc;
 
 pub use direct_task::{DirectTask, DirectTaskSetup};
 use mesh_common::fault::{Fault, FaultEvent};
-use mesh_proxy::local_pod::LocalPod;
+use mesh_proxy::local_pod_identity::LocalPod;
 use tokio::sync::mpsc;
 
 /// Most asks that wait. Further ones are dropped: the next connection asks again.

@@ -19,7 +19,7 @@ use mesh_common::is_mesh_port;
 use mesh_common::maps::AddressPort;
 use mesh_proxy::authorized_connections::AccessRequest;
 use mesh_proxy::balance::{AffinityKey, OutlierDetector, SessionAffinity};
-use mesh_proxy::local_pod::LocalPod;
+use mesh_proxy::local_pod_identity::LocalPod;
 
 use super::same_node_links::PodLinks;
 

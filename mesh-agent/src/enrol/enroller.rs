@@ -9,7 +9,7 @@ use futures_util::future::join_all;
 use mesh_api::admin::PodStatus;
 use mesh_api::plan::Snapshot;
 use mesh_proxy::certs::Certificates;
-use mesh_proxy::local_pod::LocalPod;
+use mesh_proxy::local_pod_identity::LocalPod;
 use mesh_proxy::telemetry::AgentMetrics;
 use mesh_proxy::worker::{PodListeners, WorkerCommand};
 use tokio::sync::{mpsc, watch};

@@ -15,7 +15,7 @@ use mesh_api::plan::policy::Verdict;
 use mesh_api::plan::{Snapshot, TunnelProtocol, Workload};
 use mesh_common::is_mesh_port;
 use mesh_proxy::authorized_connections::AccessRequest;
-use mesh_proxy::local_pod::LocalPod;
+use mesh_proxy::local_pod_identity::LocalPod;
 use mesh_proxy::worker::NEW_POD_WAIT;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};

@@ -16,7 +16,7 @@ use kube::api::{ObjectMeta, Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
 
 use super::CheckedRequirement;
-use crate::kube_client;
+use crate::connect_to_kubernetes;
 use crate::truncate_event_note::truncate_event_note;
 
 /// Timeout of everything. The check's result is its output and exit status; nobody should wait longer for an
@@ -44,7 +44,7 @@ pub fn publish_missing(node: &str, missing: &[&CheckedRequirement]) {
 async fn publish(node: &str, missing: &[&CheckedRequirement]) -> Result<(), kube::Error> {
     let event = event(node, &describe_missing(missing));
     let name = event.metadata.name.clone().unwrap_or_default();
-    let events: Api<Event> = Api::namespaced(kube_client::connect().await?, NAMESPACE);
+    let events: Api<Event> = Api::namespaced(connect_to_kubernetes::connect().await?, NAMESPACE);
     match events.create(&PostParams::default(), &event).await {
         Err(kube::Error::Api(status)) if status.is_already_exists() => count(&events, &name).await,
         made => made.map(drop),

@@ -20,8 +20,8 @@ use serde_json::json;
 use tokio::sync::{oneshot, watch};
 
 use super::{NodePod, NodePods};
+use crate::connect_to_kubernetes::watch_backoff;
 use crate::istio_annotation::{ObservedAnnotation, ObservedAnnotations};
-use crate::kube_client::watch_backoff;
 
 /// Watches over the pods of a node.
 pub struct PodWatches {

@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 
-use mesh_proxy::tcp_syscalls::SIOCATMARK;
+use mesh_proxy::urgent_data_and_min_rtt::SIOCATMARK;
 use seccompiler::{
     SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
     apply_filter_all_threads,

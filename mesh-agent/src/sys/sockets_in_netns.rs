@@ -7,7 +7,7 @@ use std::os::fd::AsRawFd;
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::{Netns, SocketPurpose};
+use super::{Netns, UnconnectedSocketKind};
 
 /// Length of the accept queues: the kernel's own default for `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
@@ -41,7 +41,11 @@ fn listen_on(address: SocketAddr) -> io::Result<std::net::TcpListener> {
 
 /// Opens unconnected, non-blocking TCP sockets inside a namespace: fewer than `count` if there is no room for
 /// more. Errors: there is none for a single one.
-pub fn open_unconnected_sockets(netns: &Netns, kind: SocketPurpose, count: usize) -> io::Result<Vec<Socket>> {
+pub fn open_unconnected_sockets(
+    netns: &Netns,
+    kind: UnconnectedSocketKind,
+    count: usize,
+) -> io::Result<Vec<Socket>> {
     netns.run_inside(|| {
         let first = open(kind)?;
         let more = (1..count).map_while(|_| open(kind).ok());
@@ -49,14 +53,14 @@ pub fn open_unconnected_sockets(netns: &Netns, kind: SocketPurpose, count: usize
     })?
 }
 
-fn open(kind: SocketPurpose) -> io::Result<Socket> {
+fn open(kind: UnconnectedSocketKind) -> io::Result<Socket> {
     match kind {
-        SocketPurpose::OutboundV4 => tcp(Domain::IPV4),
-        SocketPurpose::OutboundV6 => tcp(Domain::IPV6),
-        SocketPurpose::DeliveryV4 => delivery(Domain::IPV4),
-        SocketPurpose::DeliveryV6 => delivery(Domain::IPV6),
-        SocketPurpose::LoopbackPacketsV4 => packets(Domain::IPV4),
-        SocketPurpose::LoopbackPacketsV6 => packets(Domain::IPV6),
+        UnconnectedSocketKind::OutboundV4 => tcp(Domain::IPV4),
+        UnconnectedSocketKind::OutboundV6 => tcp(Domain::IPV6),
+        UnconnectedSocketKind::DeliveryV4 => delivery(Domain::IPV4),
+        UnconnectedSocketKind::DeliveryV6 => delivery(Domain::IPV6),
+        UnconnectedSocketKind::LoopbackPacketsV4 => packets(Domain::IPV4),
+        UnconnectedSocketKind::LoopbackPacketsV6 => packets(Domain::IPV6),
     }
 }
 
@@ -100,7 +104,7 @@ mod tests {
 
     #[test]
     fn packets_go_over_loopback_alone() {
-        let socket = open(SocketPurpose::LoopbackPacketsV4).unwrap();
+        let socket = open(UnconnectedSocketKind::LoopbackPacketsV4).unwrap();
         assert_eq!(socket.device().unwrap().unwrap(), b"lo");
         let without_privilege = std::thread::spawn(move || {
             let none = rustix::thread::CapabilitySet::empty();

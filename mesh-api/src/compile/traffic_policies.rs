@@ -5,9 +5,11 @@ use std::collections::BTreeMap;
 use prost_types::{Any, Duration};
 
 use crate::resource::{
-    ConnectionPool, LoadBalancer, OutlierDetection, Subset, TcpKeepalive, TrafficPolicy, TrafficSettings,
+    ConnectionPool, HashCookie, HashKey, LoadBalancer, OutlierDetection, Subset, TcpKeepalive, TrafficPolicy,
+    TrafficSettings,
 };
-use crate::wire::{ext, workload::Extension};
+use crate::wire::ext::{self, consistent_hash::Key};
+use crate::wire::workload::Extension;
 
 /// The policies for ports of their own.
 pub(super) fn port_policies(policy: &TrafficPolicy) -> BTreeMap<u32, ext::PortPolicy> {
@@ -28,7 +30,7 @@ pub(super) fn subset_policy(service: &TrafficPolicy, subset: &Subset) -> ext::Su
 /// `settings` with those of `other` that are there.
 fn with_blocks_of(settings: &TrafficSettings, other: &TrafficSettings) -> TrafficSettings {
     TrafficSettings {
-        load_balancer: other.load_balancer.or(settings.load_balancer),
+        load_balancer: other.load_balancer.as_ref().or(settings.load_balancer.as_ref()).cloned(),
         pool: other.pool.as_ref().or(settings.pool.as_ref()).cloned(),
         outlier: other.outlier.as_ref().or(settings.outlier.as_ref()).cloned(),
     }
@@ -36,18 +38,42 @@ fn with_blocks_of(settings: &TrafficSettings, other: &TrafficSettings) -> Traffi
 
 /// The policy for one port.
 pub(super) fn port_policy(settings: &TrafficSettings) -> ext::PortPolicy {
-    let lb = match settings.load_balancer.unwrap_or_default() {
+    let hash = match &settings.load_balancer {
+        Some(LoadBalancer::ConsistentHash(key)) => Some(consistent_hash(key)),
+        _ => None,
+    };
+    let lb = match settings.load_balancer.as_ref().unwrap_or(&LoadBalancer::Unspecified) {
         LoadBalancer::Unspecified => ext::LoadBalancer::Unspecified,
         LoadBalancer::LeastRequest => ext::LoadBalancer::LeastRequest,
         LoadBalancer::RoundRobin => ext::LoadBalancer::RoundRobin,
-        LoadBalancer::Random => ext::LoadBalancer::Random,
+        // What has no key to hash is drawn at random, as in Envoy.
+        LoadBalancer::Random | LoadBalancer::ConsistentHash(_) => ext::LoadBalancer::Random,
         LoadBalancer::Passthrough => ext::LoadBalancer::Passthrough,
     };
     ext::PortPolicy {
         lb: lb.into(),
         pool: settings.pool.as_ref().map(pool),
         outlier: settings.outlier.as_ref().map(outlier),
+        hash,
     }
+}
+
+fn consistent_hash(key: &HashKey) -> ext::ConsistentHash {
+    let key = match key {
+        HashKey::Header(name) => Key::Header(name.as_str().to_owned()),
+        HashKey::Cookie(HashCookie { name, path, ttl, attributes }) => Key::Cookie(ext::HashCookie {
+            name: name.clone(),
+            path: path.clone(),
+            ttl: ttl.and_then(duration),
+            attributes: attributes
+                .iter()
+                .map(|(name, value)| ext::CookieAttribute { name: name.clone(), value: value.clone() })
+                .collect(),
+        }),
+        HashKey::SourceIp => Key::SourceIp(()),
+        HashKey::QueryParameter(name) => Key::QueryParameter(name.clone()),
+    };
+    ext::ConsistentHash { key: Some(key) }
 }
 
 fn pool(pool: &ConnectionPool) -> ext::ConnectionPool {

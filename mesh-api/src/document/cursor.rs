@@ -263,10 +263,10 @@ impl<'a> Cursor<'a> {
     }
 
     /// One of a set of words.
-    pub fn enum_value<T: Copy>(&self, allowed: &[(&str, T)]) -> Option<T> {
+    pub fn enum_value<T: Clone>(&self, allowed: &[(&str, T)]) -> Option<T> {
         let text = self.text()?;
         if let Some((_, value)) = allowed.iter().find(|(word, _)| *word == text) {
-            return Some(*value);
+            return Some(value.clone());
         }
         let words: Vec<_> = allowed.iter().map(|(word, _)| *word).collect();
         let fix = match nearest_word(text, words.iter().copied()) {

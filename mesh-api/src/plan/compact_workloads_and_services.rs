@@ -121,7 +121,7 @@ impl CompactWorkload {
 
     /// Returns the workload for a look at it. Nothing of it stays, not even the room of a weak reference: so
     /// all workloads can be looked at.
-    pub(super) fn decode_uncached(&self) -> Arc<Workload> {
+    pub(super) fn decode_without_caching(&self) -> Arc<Workload> {
         let decoded = self.decoded.lock().unwrap_or_else(PoisonError::into_inner).upgrade();
         decoded.unwrap_or_else(|| Arc::new(self.decode()))
     }
@@ -334,7 +334,7 @@ impl CompactService {
     }
 
     /// Returns the service for a look at it: nothing of it stays.
-    pub(super) fn decode_uncached(&self) -> Arc<Service> {
+    pub(super) fn decode_without_caching(&self) -> Arc<Service> {
         let decoded = self.decoded.lock().unwrap_or_else(PoisonError::into_inner).upgrade();
         decoded.unwrap_or_else(|| Arc::new(self.decode()))
     }

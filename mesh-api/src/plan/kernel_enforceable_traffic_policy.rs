@@ -13,6 +13,8 @@ pub enum ProxyRequiredReason {
     HttpRoutes,
     /// It does not know which of several endpoints has fewer connections.
     LeastRequest,
+    /// It hashes nothing.
+    ConsistentHash,
     /// It draws among endpoints, and should draw none.
     Passthrough,
     /// It counts no connections.
@@ -30,6 +32,7 @@ impl fmt::Display for ProxyRequiredReason {
         formatter.write_str(match self {
             Self::HttpRoutes => "routes of HTTP requests",
             Self::LeastRequest => "loadBalancer LEAST_REQUEST among several endpoints",
+            Self::ConsistentHash => "loadBalancer consistentHash",
             Self::Passthrough => "loadBalancer PASSTHROUGH",
             Self::MaxConnections => "connectionPool.tcp.maxConnections",
             Self::MaxConnectionDuration => "connectionPool.tcp.maxConnectionDuration",
@@ -47,7 +50,7 @@ pub fn check_traffic_policy_kernel_enforceable(
 ) -> Result<(), ProxyRequiredReason> {
     // Field by field: a new part of a policy has to be considered here.
     // Endpoints that are ejected are left out of what the kernel draws among.
-    let PortPolicy { lb, pool, outlier: _ } = policy;
+    let PortPolicy { lb, hash, pool, outlier: _ } = policy;
     // The connect timeout is up to the application where it connects itself.
     let ConnectionPool {
         max_connections,
@@ -65,6 +68,7 @@ pub fn check_traffic_policy_kernel_enforceable(
         | LoadBalancer::Random => None,
     };
     let asked = [
+        hash.as_ref().map(|_| ProxyRequiredReason::ConsistentHash),
         kept,
         max_connections.map(|_| ProxyRequiredReason::MaxConnections),
         max_connection_duration.map(|_| ProxyRequiredReason::MaxConnectionDuration),
@@ -79,6 +83,7 @@ mod tests {
     use std::num::NonZeroU32;
     use std::time::Duration;
 
+    use super::super::consistent_hash::HashKey;
     use super::*;
 
     #[test]
@@ -96,6 +101,8 @@ mod tests {
         assert_eq!(limit, Err(ProxyRequiredReason::MaxConnections));
         let idle = with(|it| it.pool.idle_timeout = Some(Duration::from_secs(1)));
         assert_eq!(idle, Err(ProxyRequiredReason::IdleTimeout));
+        let hash = with(|it| it.hash = Some(HashKey::SourceIp));
+        assert_eq!(hash, Err(ProxyRequiredReason::ConsistentHash));
         let one = PortPolicy { lb: LoadBalancer::LeastRequest, ..PortPolicy::default() };
         assert_eq!(check_traffic_policy_kernel_enforceable(&one, 1), Ok(()), "there is no choice to make");
     }

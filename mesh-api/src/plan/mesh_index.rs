@@ -60,12 +60,12 @@ impl ServiceWithWorkloads {
 
     /// Whether `is_one` holds for one of its workloads. They are decoded one by one, and none stays.
     pub(super) fn has_workload_where(&self, is_one: impl Fn(&Workload) -> bool) -> bool {
-        self.members.iter().any(|member| is_one(&member.decode_uncached()))
+        self.members.iter().any(|member| is_one(&member.decode_without_caching()))
     }
 
     /// Returns its workloads for a look at them.
-    pub(super) fn workloads_uncached(&self) -> Vec<Arc<Workload>> {
-        self.members.iter().map(|member| member.decode_uncached()).collect()
+    pub(super) fn workloads_without_caching(&self) -> Vec<Arc<Workload>> {
+        self.members.iter().map(|member| member.decode_without_caching()).collect()
     }
 
     /// Returns how many workloads it has, and how many of them are ready.

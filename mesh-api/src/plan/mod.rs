@@ -17,10 +17,10 @@ pub mod policy;
 
 mod blocking_waypoint;
 mod compact_workloads_and_services;
+mod consistent_hash;
 mod endpoints;
 mod field_parsing;
 mod intern;
-mod known_served_ports;
 mod locality_preference;
 mod mesh_index;
 mod resource_version;
@@ -28,23 +28,25 @@ mod service;
 mod snapshot;
 mod store;
 mod traffic_policy;
+mod vip_ports_with_endpoints;
 mod vips;
 mod waypoint_reference;
 mod workload;
 mod xds_resource_type;
 
 pub use blocking_waypoint::WaypointHandling;
+pub use consistent_hash::{HashCookie, HashKey};
 pub use endpoints::{Endpoint, EndpointId, Endpoints};
 pub use field_parsing::Invalid;
-pub use known_served_ports::KnownServedPorts;
 pub use locality_preference::{Locality, LocalityPreference};
 pub use service::{AppProtocol, IpFamilies, Service, ServicePort, Visibility};
 pub use snapshot::{DestinationDependencies, Snapshot};
-pub use store::{RejectedResource, Store, StoreContents};
+pub use store::{RejectedResource, Store, StoredResources};
 pub(crate) use traffic_policy::MAX_DURATION;
 pub use traffic_policy::{
     ClientTrafficPolicy, ConnectionPool, LoadBalancer, OutlierDetection, PortPolicy, TcpKeepalive,
 };
+pub use vip_ports_with_endpoints::KnownServedPorts;
 pub use waypoint_reference::Waypoint;
 pub use workload::{Health, NetworkMode, PortMapping, TunnelProtocol, Workload};
 pub use xds_resource_type::XdsResourceType;

@@ -80,7 +80,7 @@ impl Snapshot {
 
     /// Iterates over all workloads, in no order.
     pub fn workloads(&self) -> impl Iterator<Item = Arc<Workload>> {
-        self.index.workloads.iter().map(|compact| compact.decode_uncached())
+        self.index.workloads.iter().map(|compact| compact.decode_without_caching())
     }
 
     /// Returns the number of workloads.
@@ -91,13 +91,13 @@ impl Snapshot {
     /// Iterates over the workloads of one node, in no order.
     pub fn workloads_on_node(&self, node: &str) -> impl Iterator<Item = Arc<Workload>> {
         let there = self.index.workloads.iter().filter(move |compact| compact.node() == node);
-        there.map(|compact| compact.decode_uncached())
+        there.map(|compact| compact.decode_without_caching())
     }
 
     /// Iterates over all services, in no order.
     pub fn services(&self) -> impl Iterator<Item = Arc<Service>> {
         let known = self.index.services.iter().filter_map(|entry| entry.service.as_ref());
-        known.map(|compact| compact.decode_uncached())
+        known.map(|compact| compact.decode_without_caching())
     }
 
     /// Returns the number of services.
@@ -106,7 +106,7 @@ impl Snapshot {
     }
 
     /// Iterates over all policies, in no order.
-    pub fn policies(&self) -> impl ExactSizeIterator<Item = &Arc<Policy>> {
+    pub fn all_policies(&self) -> impl ExactSizeIterator<Item = &Arc<Policy>> {
         self.policies.all()
     }
 
@@ -118,11 +118,11 @@ impl Snapshot {
 
     /// Returns the workloads of a service, ready or not, ordered by uid.
     pub fn workloads_of_service(&self, service: &Service) -> Vec<Arc<Workload>> {
-        self.index.service(&service.key).map_or_else(Vec::new, |entry| entry.workloads_uncached())
+        self.index.service(&service.key).map_or_else(Vec::new, |entry| entry.workloads_without_caching())
     }
 
     /// Returns how many workloads a service has, and how many of them are ready.
-    pub fn service_workload_and_ready_counts(&self, service: &Service) -> (usize, usize) {
+    pub fn workload_and_ready_counts_of(&self, service: &Service) -> (usize, usize) {
         self.index.service(&service.key).map_or((0, 0), |entry| entry.total_and_ready_counts())
     }
 

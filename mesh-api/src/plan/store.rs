@@ -35,7 +35,7 @@ type Authorizations = BTreeMap<String, Held>;
 
 /// The contents of a [`Store`] at one moment. They share with the store what did not change since.
 #[derive(Clone, Debug)]
-pub struct StoreContents {
+pub struct StoredResources {
     workloads: PersistentTable<Arc<CompactWorkload>>,
     services: Vec<Arc<CompactService>>,
     authorizations: Authorizations,
@@ -64,7 +64,7 @@ impl fmt::Display for RejectedResource {
     }
 }
 
-impl StoreContents {
+impl StoredResources {
     /// Iterates over all resources of a type, in no order, encoding one at a time. Another store that applies
     /// them is equal.
     pub fn resources(&self, resource_type: &XdsResourceType) -> Box<dyn Iterator<Item = Resource> + '_> {
@@ -151,8 +151,8 @@ impl Store {
     }
 
     /// Returns everything that is held, for reading without a lock.
-    pub fn contents(&self) -> StoreContents {
-        StoreContents {
+    pub fn contents(&self) -> StoredResources {
+        StoredResources {
             workloads: self.index.clone_workloads(),
             services: self.index.services().cloned().collect(),
             authorizations: self.authorizations.clone(),

@@ -7,6 +7,7 @@ use std::num::NonZeroU32;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
+use super::consistent_hash::HashKey;
 use super::field_parsing::{self, Invalid};
 use super::workload::Workload;
 use crate::wire::ext as wire;
@@ -29,10 +30,30 @@ static DEFAULT: LazyLock<Arc<PortPolicy>> = LazyLock::new(Arc::default);
 pub struct PortPolicy {
     /// Load balancer.
     pub lb: LoadBalancer,
+    /// What decides instead where it is there; none: nothing does.
+    pub hash: Option<HashKey>,
     /// Limits of connections.
     pub pool: ConnectionPool,
     /// When a failing endpoint is ejected; none: never.
     pub outlier: Option<OutlierDetection>,
+}
+
+impl PortPolicy {
+    /// Whether it is about HTTP requests, so that connections are read for it.
+    pub(super) fn is_of_requests(&self) -> bool {
+        self.hash.as_ref().is_some_and(HashKey::is_of_request)
+    }
+
+    /// Returns how an endpoint is chosen, in Istio's words.
+    pub fn balancing(&self) -> String {
+        match &self.hash {
+            None => self.lb.to_string(),
+            Some(HashKey::Header(name)) => format!("consistent hash of header {name}"),
+            Some(HashKey::Cookie(cookie)) => format!("consistent hash of cookie {}", cookie.name),
+            Some(HashKey::SourceIp) => "consistent hash of the client's address".to_owned(),
+            Some(HashKey::QueryParameter(name)) => format!("consistent hash of query parameter {name}"),
+        }
+    }
 }
 
 /// Load balancer: how an endpoint is chosen.
@@ -222,6 +243,7 @@ impl TryFrom<&wire::PortPolicy> for PortPolicy {
                 wire::LoadBalancer::Random => LoadBalancer::Random,
                 wire::LoadBalancer::Passthrough => LoadBalancer::Passthrough,
             },
+            hash: from.hash.as_ref().map(HashKey::try_from).transpose()?,
             pool: from.pool.as_ref().map(ConnectionPool::try_from).transpose()?.unwrap_or_default(),
             outlier: from.outlier.as_ref().map(OutlierDetection::try_from).transpose()?,
         })
@@ -337,6 +359,7 @@ mod tests {
     #[test]
     fn what_is_said_is_kept() {
         let from = wire::PortPolicy {
+            hash: Some(wire::ConsistentHash { key: Some(wire::consistent_hash::Key::SourceIp(())) }),
             lb: wire::LoadBalancer::RoundRobin.into(),
             pool: Some(wire::ConnectionPool {
                 max_connections: 1,
@@ -358,6 +381,7 @@ mod tests {
             }),
         };
         let expected = PortPolicy {
+            hash: Some(HashKey::SourceIp),
             lb: LoadBalancer::RoundRobin,
             pool: ConnectionPool {
                 max_connections: NonZeroU32::new(1),

@@ -66,7 +66,7 @@ impl Vips {
 
     /// Iterates over the services that have just that address, for a look at them.
     pub(super) fn services_at(&self, ip: IpAddr) -> impl Iterator<Item = Arc<Service>> {
-        self.with(ip).map(|compact| compact.decode_uncached())
+        self.with(ip).map(|compact| compact.decode_without_caching())
     }
 
     /// Iterates over every single address. May return one twice.

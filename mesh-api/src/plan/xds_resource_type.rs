@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 
 use super::field_parsing::Invalid;
-use super::store::{Store, StoreContents};
+use super::store::{Store, StoredResources};
 use crate::wire::type_url;
 use crate::wire::xds::Resource;
 
@@ -24,7 +24,7 @@ pub struct XdsResourceType {
     /// Returns name and version of all that are held.
     pub(super) versions: fn(&Store) -> HashMap<String, String>,
     /// Iterates over all that are held, in no order.
-    pub(super) resources: fn(&StoreContents) -> Box<dyn Iterator<Item = Resource> + '_>,
+    pub(super) resources: fn(&StoredResources) -> Box<dyn Iterator<Item = Resource> + '_>,
 }
 
 impl XdsResourceType {
@@ -35,7 +35,7 @@ impl XdsResourceType {
         insert: Store::insert_address,
         remove: Store::remove_address,
         versions: Store::address_versions,
-        resources: StoreContents::address_resources,
+        resources: StoredResources::address_resources,
     };
 
     /// Policies of layer 4. Workloads without them would accept everybody.
@@ -45,7 +45,7 @@ impl XdsResourceType {
         insert: Store::insert_authorization,
         remove: Store::remove_authorization,
         versions: Store::authorization_versions,
-        resources: StoreContents::authorization_resources,
+        resources: StoredResources::authorization_resources,
     };
 
     /// Every type, in the order in which they are requested and written.

@@ -87,6 +87,46 @@ fn what_a_rule_says_of_connections_is_read() {
 }
 
 #[test]
+fn a_hash_has_one_key() {
+    let hash = |spec: &str| {
+        let (rule, warned) =
+            rule(&format!("trafficPolicy: {{loadBalancer: {{consistentHash: {{{spec}}}}}}}"));
+        assert!(warned.is_empty(), "{warned:?}");
+        match rule.policy.settings.load_balancer {
+            Some(LoadBalancer::ConsistentHash(key)) => key,
+            other => panic!("{spec}: {other:?}"),
+        }
+    };
+    assert_eq!(hash("httpHeaderName: X-User"), HashKey::Header("x-user".parse().unwrap()));
+    assert_eq!(hash("useSourceIp: true"), HashKey::SourceIp);
+    assert_eq!(
+        hash("httpQueryParameterName: user, useSourceIp: false"),
+        HashKey::QueryParameter("user".into())
+    );
+    let cookie = HashCookie { name: "user".into(), path: String::new(), ttl: None, attributes: Vec::new() };
+    assert_eq!(hash("httpCookie: {name: user}, ringHash: {}"), HashKey::Cookie(cookie.clone()));
+    let attributes = vec![("Secure".to_owned(), String::new())];
+    let given = HashCookie { path: "/".into(), ttl: Some(Duration::ZERO), attributes, ..cookie };
+    let spec = "httpCookie: {name: user, path: /, ttl: 0s, attributes: [{name: Secure}]}";
+    assert_eq!(hash(spec), HashKey::Cookie(given));
+    for bad in [
+        "useSourceIp: false",
+        "useSourceIp: true, httpHeaderName: a",
+        "httpHeaderName: 'a b'",
+        "httpCookie: {path: /}",
+        "httpCookie: {name: 'a;b'}",
+        "httpCookie: {name: a, path: '/;Domain=evil'}",
+        "useSourceIp: true, ringHash: {}, maglev: {}",
+    ] {
+        let text = format!(
+            "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {{name: a}}\n\
+             spec: {{host: a, trafficPolicy: {{loadBalancer: {{consistentHash: {{{bad}}}}}}}}}"
+        );
+        assert_eq!(manifest::parse("test.yaml", &text).errors.len(), 1, "{bad}");
+    }
+}
+
+#[test]
 fn blocks_that_say_nothing_which_is_acted_upon_are_there() {
     let (rule, _) = rule(
         "trafficPolicy: {loadBalancer: {localityLbSetting: {enabled: true}}, connectionPool: {http: {maxRetries: 1}}}",
@@ -113,13 +153,14 @@ fn an_idle_timeout_of_zero_is_none_and_other_spans_have_a_least() {
 fn what_a_rule_says_of_more_is_ignored_with_a_warning_each() {
     let (_, warned) = rule(
         "trafficPolicy: {tls: {mode: SIMPLE}, connectionPool: {http: {maxRetries: 3}}, \
-         loadBalancer: {consistentHash: {useSourceIp: true}}, outlierDetection: {consecutiveGatewayErrors: 3}}",
+         loadBalancer: {consistentHash: {useSourceIp: true, maglev: {tableSize: 7}}}, \
+         outlierDetection: {consecutiveGatewayErrors: 3}}",
     );
     assert_eq!(
         warned,
         [
             "spec.trafficPolicy.tls",
-            "spec.trafficPolicy.loadBalancer.consistentHash",
+            "spec.trafficPolicy.loadBalancer.consistentHash.maglev.tableSize",
             "spec.trafficPolicy.connectionPool.http",
             "spec.trafficPolicy.outlierDetection.consecutiveGatewayErrors",
         ]

@@ -1,5 +1,6 @@
 //! Requests go where a `VirtualService` says, from pods of ordinary programs, on one node and across.
 
+mod consistent_hash;
 mod gateway_api;
 
 use std::collections::BTreeMap;

@@ -5,9 +5,10 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
 
-use mesh_api::plan::{Endpoint, EndpointId, Endpoints, LoadBalancer};
+use mesh_api::plan::{Endpoint, EndpointId, Endpoints, LoadBalancer, PortPolicy};
 use rand::RngExt;
 
+use super::consistent_hash::KeyHash;
 use super::excluded_endpoints::EndpointsToSkip;
 
 /// Draws before an endpoint is looked for only among those that are not left out.
@@ -45,11 +46,27 @@ pub struct ActiveConnection {
     key: EndpointId,
 }
 
+/// What endpoints are picked by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PickBy {
+    /// A load balancer.
+    Balancer(LoadBalancer),
+    /// A key.
+    Key(KeyHash),
+}
+
+impl PickBy {
+    /// Returns what a policy says: by the key, if there is one.
+    pub fn key_or_balancer(key: Option<KeyHash>, policy: &PortPolicy) -> Self {
+        key.map_or(Self::Balancer(policy.lb), Self::Key)
+    }
+}
+
 /// Iterator over endpoints for one connection, the best first, each at most once.
 pub struct EndpointPicks<'a> {
     picker: &'a Picker,
     endpoints: &'a Endpoints,
-    algorithm: LoadBalancer,
+    by: PickBy,
     excluded: EndpointsToSkip,
     /// Index that comes before all others.
     first: Option<usize>,
@@ -58,17 +75,17 @@ pub struct EndpointPicks<'a> {
 }
 
 impl Picker {
-    /// Returns endpoints for one connection, in the order of `algorithm`, but for those that are `excluded`
-    /// or have no weight. `first` is the index of one that comes before all others, unchecked; none: no such
-    /// one.
+    /// Returns endpoints for one connection, in the order that `by` gives them, but for those that are
+    /// `excluded` or have no weight. `first` is the index of one that comes before all others, unchecked;
+    /// none: no such one.
     pub fn pick_endpoints<'a>(
         &'a self,
         endpoints: &'a Endpoints,
-        algorithm: LoadBalancer,
+        by: PickBy,
         excluded: EndpointsToSkip,
         first: Option<usize>,
     ) -> EndpointPicks<'a> {
-        EndpointPicks { picker: self, endpoints, algorithm, excluded, first, last: None }
+        EndpointPicks { picker: self, endpoints, by, excluded, first, last: None }
     }
 
     /// Forgets endpoints without connections for which `keep` returns false.
@@ -134,7 +151,10 @@ impl<'a> Iterator for EndpointPicks<'a> {
             self.excluded.add(last);
         }
         let next = self.first.take();
-        let next = next.or_else(|| self.picker.choose(self.algorithm, self.endpoints, &self.excluded))?;
+        let next = next.or_else(|| match self.by {
+            PickBy::Balancer(algorithm) => self.picker.choose(algorithm, self.endpoints, &self.excluded),
+            PickBy::Key(key) => key.choose(self.endpoints, &self.excluded),
+        })?;
         self.last = Some(next);
         let endpoint = &self.endpoints[next];
         let key = endpoint.key();
@@ -267,7 +287,7 @@ mod tests {
             (Picker::default(), weighted_endpoints(&[("a", 1), ("b", 1), ("c", 1), ("d", 1)]));
         for algorithm in [LoadBalancer::RoundRobin, LoadBalancer::Random, LoadBalancer::LeastRequest] {
             let excluded: EndpointsToSkip = [0].into_iter().collect();
-            let picks = picker.pick_endpoints(&all, algorithm, excluded, Some(2));
+            let picks = picker.pick_endpoints(&all, PickBy::Balancer(algorithm), excluded, Some(2));
             let mut names: Vec<_> = picks.map(|pick| pick.endpoint.workload.uid.to_string()).collect();
             assert_eq!(names.remove(0), "c");
             names.sort();

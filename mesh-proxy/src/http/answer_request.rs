@@ -11,7 +11,7 @@ use super::cors::{self, CorsVerdict};
 use super::downstream_client::Client;
 use super::forward::{MatchedForward, forward_request};
 use super::h1::RequestHead;
-use super::http_connection::HttpConnection;
+use super::http_connection_context::HttpConnection;
 use super::local_response::LocalResponse;
 use crate::telemetry::{RequestFlag, RequestRecord};
 use crate::worker::DrainSignal;
@@ -66,15 +66,18 @@ pub(super) async fn answer_request(
     record.set_is_grpc(head.is_grpc());
     let draining = &connection.worker.draining;
     let asked = Asked { head, draining, snapshot: &snapshot, workload };
-    let Some(routes) = HttpRoutes::find(&snapshot, workload, original) else {
-        // The routes are gone since the connection was made.
+    let routes = HttpRoutes::find(&snapshot, workload, original);
+    if let Some(routes) = &routes {
+        record.details.labels.service = Some(Arc::clone(&routes.service));
+    }
+    let Some(table) = routes.and_then(|routes| routes.table) else {
+        // There are none for it, or they are gone since the connection was made.
         let forward = HttpForward::default();
         let forwarding =
             MatchedForward { forward: &forward, matched: None, destination: None, permission: None };
         return forward_request(connection, client, asked, &forwarding, record).await;
     };
-    record.details.labels.service = Some(Arc::clone(&routes.service));
-    let Some(found) = routes.table.find_route(asked.head, workload, original.port()) else {
+    let Some(found) = table.find_route(asked.head, workload, original.port()) else {
         let response = LocalResponse::with_text(StatusCode::NOT_FOUND, "");
         response.end_record(asked.head, record, Some(RequestFlag::NoRoute), "no route matches the request");
         return respond(response, client, &asked).await;

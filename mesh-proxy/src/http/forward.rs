@@ -11,13 +11,14 @@ use super::cors::CorsPermission;
 use super::downstream_client::Client;
 use super::grpc;
 use super::h1::ResponseHead;
-use super::http_connection::HttpConnection;
+use super::http_connection_context::HttpConnection;
 use super::kept_body::KeptBody;
 use super::local_response::LocalResponse;
 use super::mirror::{Mirrored, chosen_mirrors};
 use super::outgoing_head::{RequestLine, edit_fields, request_line, write_head};
 use super::outgoing_request::OutgoingRequest;
 use super::relay_response::{Answered, relay_to_client};
+use super::request_key::RequestKey;
 use super::retry_loop::RetryLoop;
 use super::send_request::{AttemptError, Timers};
 use super::upstream_target::TargetService;
@@ -56,6 +57,7 @@ pub(super) async fn forward_request(
         }
     };
     record.details.labels.service = Some(Arc::clone(&target.service));
+    let key = RequestKey::of(target.policy.hash.as_ref(), asked.head, connection.client.address().ip());
     edit_fields(asked.head, forwarding);
     let line = request_line(asked.head, forwarding);
     let written = line.as_ref().and_then(|line| write_head(asked.head, line, target.protocol));
@@ -78,6 +80,7 @@ pub(super) async fn forward_request(
         head: asked.head,
         retries,
         target: &target,
+        key: key.hash,
         outgoing: OutgoingRequest::new(outgoing_head, asked.head.body, reader, kept),
         response: ResponseHead::default(),
         timers: Timers::new(timeout, retries.per_try_timeout),
@@ -90,7 +93,7 @@ pub(super) async fn forward_request(
     let RetryLoop { outgoing, response, timers, .. } = attempts;
     match found {
         Ok(reached) => {
-            let answered = Answered { outgoing, response, timers, stays };
+            let answered = Answered { outgoing, response, timers, set_cookie: key.set_cookie, stays };
             relay_to_client(connection, (reached, client), answered, (asked.head, forwarding), record).await
         }
         Err(failed) => {

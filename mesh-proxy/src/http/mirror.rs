@@ -15,7 +15,7 @@ use super::answer_request::{Asked, is_drawn};
 use super::body_pump::{BodyFramer, BodyPump};
 use super::downstream_client::{Client, MirroredContent};
 use super::h1::{BodyEncoder, BodyFraming, RequestHead, ResponseHead};
-use super::http_connection::HttpConnection;
+use super::http_connection_context::HttpConnection;
 use super::kept_body::KeptBody;
 use super::outgoing_head::{RequestLine, write_head};
 use super::outgoing_request::OutgoingRequest;
@@ -23,7 +23,7 @@ use super::relay_response::keep_or_close_upstream;
 use super::retry_loop::RetryLoop;
 use super::send_request::{ResponseEnd, Timers, relay_response};
 use super::upstream_target::TargetService;
-use crate::balance::EndpointPick;
+use crate::balance::{EndpointPick, PickBy};
 
 /// Most copies under way on a worker. Further ones are dropped, and counted.
 const MAX_COPIES: usize = 256;
@@ -111,7 +111,8 @@ impl Mirrored {
         let worker = &self.connection.worker;
         let ejected =
             worker.shared.outliers.ejected_endpoints(&target.endpoints, &target.policy, Instant::now());
-        let mut picks = worker.picker.pick_endpoints(&target.endpoints, target.policy.lb, ejected, None);
+        let by = PickBy::key_or_balancer(None, &target.policy);
+        let mut picks = worker.picker.pick_endpoints(&target.endpoints, by, ejected, None);
         let EndpointPick { endpoint, active, .. } = picks.next()?;
         let mut client = Client::Nobody(MirroredContent::new(&self.content));
         let reader = client.body_reader(self.head.body);
@@ -123,6 +124,7 @@ impl Mirrored {
             head: &self.head,
             retries: &Retries::default(),
             target,
+            key: None,
             outgoing: OutgoingRequest::new(head, self.head.body, reader, kept),
             response: ResponseHead::default(),
             timers: Timers::new(None, None),

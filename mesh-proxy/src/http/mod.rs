@@ -20,7 +20,7 @@ mod grpc;
 pub mod h1;
 pub mod h2;
 mod header_edits;
-mod http_connection;
+mod http_connection_context;
 mod kept_body;
 mod local_response;
 mod mirror;
@@ -28,6 +28,7 @@ mod outgoing_head;
 mod outgoing_request;
 pub mod read_buffers;
 mod relay_response;
+mod request_key;
 mod retry_loop;
 mod send_request;
 pub mod serve;
@@ -36,7 +37,7 @@ mod upstream_connections;
 mod upstream_exchange;
 mod upstream_target;
 
-pub use self::http_connection::HttpConnection;
+pub use self::http_connection_context::HttpConnection;
 pub use self::mirror::Copies;
 pub use self::upstream_connections::UpstreamConnections;
 

@@ -14,7 +14,7 @@ use super::h1::{
     BodyFraming, ConnectionWord, RequestHead, ResponseHead, ResponseLine, Version, write_response_head,
 };
 use super::header_edits::apply_route_edits;
-use super::http_connection::HttpConnection;
+use super::http_connection_context::HttpConnection;
 use super::local_response::{LocalResponse, connection_word};
 use super::outgoing_request::OutgoingRequest;
 use super::retry_loop::Reached;
@@ -32,6 +32,8 @@ pub(super) struct Answered {
     pub outgoing: OutgoingRequest,
     pub response: ResponseHead,
     pub timers: Timers,
+    /// A cookie that the client gets beside those of the server.
+    pub set_cookie: Option<String>,
     /// Whether the client's connection takes another request.
     pub stays: bool,
 }
@@ -46,6 +48,9 @@ pub(super) async fn relay_to_client(
 ) -> Next {
     answered.timers.end_attempt();
     edit(&mut answered.response, forwarding);
+    if let Some(cookie) = &answered.set_cookie {
+        answered.response.fields.push("set-cookie", cookie.as_bytes());
+    }
     let status = answered.response.status;
     let Reached { key, mut upstream, active } = reached;
     if changes_protocol(request, status) {

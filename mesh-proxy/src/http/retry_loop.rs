@@ -12,13 +12,13 @@ use super::downstream_client::Client;
 use super::grpc;
 use super::h1::{RequestHead, ResponseHead};
 use super::h2::{Http2Connection, was_refused};
-use super::http_connection::HttpConnection;
+use super::http_connection_context::HttpConnection;
 use super::outgoing_request::OutgoingRequest;
 use super::send_request::{AttemptError, Timers, send_and_read_head, within_time};
 use super::upstream_connections::UpstreamKey;
 use super::upstream_exchange::UpstreamExchange;
 use super::upstream_target::{Opened, TargetService, UpstreamProtocol};
-use crate::balance::{ActiveConnection, AffinityKey, EndpointPick};
+use crate::balance::{ActiveConnection, AffinityKey, EndpointPick, KeyHash, PickBy};
 use crate::telemetry::RequestRecord;
 
 /// The back-off between attempts is at most so many times its base (Envoy's default).
@@ -32,6 +32,8 @@ pub(super) struct RetryLoop<'a> {
     pub head: &'a RequestHead,
     pub retries: &'a Retries,
     pub target: &'a TargetService,
+    /// What decides where it goes; none: the load balancer.
+    pub key: Option<KeyHash>,
     pub outgoing: OutgoingRequest,
     pub response: ResponseHead,
     pub timers: Timers,
@@ -61,11 +63,12 @@ impl RetryLoop<'_> {
         let first = own
             .as_ref()
             .and_then(|(own, _)| affinity.choose_endpoint_index(own, endpoints, &ejected(), Instant::now()));
-        let mut picks = worker.picker.pick_endpoints(endpoints, policy.lb, ejected(), first);
+        let by = PickBy::key_or_balancer(self.key, policy);
+        let mut picks = worker.picker.pick_endpoints(endpoints, by, ejected(), first);
         let mut retried = 0;
         loop {
             let pick = picks.next().or_else(|| {
-                picks = worker.picker.pick_endpoints(endpoints, policy.lb, ejected(), None);
+                picks = worker.picker.pick_endpoints(endpoints, by, ejected(), None);
                 picks.next()
             });
             let EndpointPick { endpoint, key, active } = pick.ok_or(AttemptError::AllEjected)?;

@@ -11,7 +11,7 @@ use super::detect::ClientProtocol;
 use super::downstream_client::Client;
 use super::h1::{Malformed, RequestHead};
 use super::h2::serve_http2;
-use super::http_connection::HttpConnection;
+use super::http_connection_context::HttpConnection;
 use super::local_response::LocalResponse;
 use crate::relay::reset_on_drop;
 

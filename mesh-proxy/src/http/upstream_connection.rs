@@ -51,7 +51,7 @@ impl UpstreamConnection {
     }
 
     /// Returns the policy that allowed it, if it is this node's to know, and one had to.
-    pub fn allowing_policy(&self) -> Option<&Arc<str>> {
+    pub fn policy_that_allowed_it(&self) -> Option<&Arc<str>> {
         self.authorized.as_ref()?.permit().policy_name()
     }
 

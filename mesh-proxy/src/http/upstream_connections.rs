@@ -16,7 +16,7 @@ use super::h2::{CountedStream, Http2Connection};
 use super::read_buffers;
 use super::send_request::AttemptError;
 use super::upstream_connection::{ServicePortSlot, UpstreamConnection};
-use crate::local_pod::LocalPod;
+use crate::local_pod_identity::LocalPod;
 
 /// How long a connection waits for a request. Servers close theirs after five seconds and more; one that is
 /// closed while a request is on its way to it would cost that request.

@@ -72,8 +72,8 @@ impl UpstreamExchange {
     /// Returns the transport as the access log names it, and the policy that allowed the connection.
     pub fn way(&self) -> (&'static str, Option<&Arc<str>>) {
         match self {
-            Self::Http1(connection) => (connection.transport, connection.allowing_policy()),
-            Self::Http2(stream) => (stream.counted.transport(), stream.counted.allowing_policy()),
+            Self::Http1(connection) => (connection.transport, connection.policy_that_allowed_it()),
+            Self::Http2(stream) => (stream.counted.transport(), stream.counted.policy_that_allowed_it()),
         }
     }
 

@@ -11,7 +11,7 @@ use mesh_api::plan::outbound::{Destination, Reject, destination_of};
 use mesh_api::plan::{AppProtocol, Endpoint, Endpoints, PortPolicy, Service, Snapshot, Workload};
 
 use super::h1::Version;
-use super::http_connection::HttpConnection;
+use super::http_connection_context::HttpConnection;
 use super::send_request::AttemptError;
 use super::upstream_connection::{ServicePortSlot, UpstreamConnection};
 use super::upstream_connections::UpstreamKey;

@@ -8,7 +8,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
-use mesh_api::plan::{Store, StoreContents};
+use mesh_api::plan::{Store, StoredResources};
 use mesh_api::wire::xds::DeltaDiscoveryResponse;
 use prost::Message;
 
@@ -56,7 +56,7 @@ impl XdsJournal {
         &mut self,
         entry: EncodedResponse,
         complete: bool,
-        whole: impl FnOnce() -> StoreContents,
+        whole: impl FnOnce() -> StoredResources,
     ) {
         if self.given_up {
             return;
@@ -81,7 +81,7 @@ impl XdsJournal {
         }
     }
 
-    fn write_whole(&mut self, whole: &StoreContents) -> io::Result<()> {
+    fn write_whole(&mut self, whole: &StoredResources) -> io::Result<()> {
         let file = create_empty_memfd(c"nodemesh-configuration")?;
         seal_against_shrinking(&file)?;
         file.write_all_at(JOURNAL_MAGIC, 0)?;

@@ -78,7 +78,7 @@ impl ConnectionState {
             closing: Cell::default(),
             heard: Cell::default(),
             round_trip: Cell::default(),
-            patience: RefCell::new(frame_costs::initial_patience()),
+            patience: RefCell::new(frame_costs::initial_allowance()),
             overdue: Cell::default(),
         })
     }
@@ -109,7 +109,7 @@ impl ConnectionState {
 
     /// Adds a frame to what is sent next.
     pub fn queue_frame(&self, frame: &ControlFrame) {
-        self.patience.borrow_mut().earn(frame_costs::patience_for_sent_frame(frame));
+        self.patience.borrow_mut().earn(frame_costs::allowance_earned_by_sent_frame(frame));
         self.with_gathered(|gathered| frame.encode(gathered));
         self.wake_driver();
     }
@@ -187,7 +187,7 @@ impl ConnectionState {
             } else {
                 gathered.drain(at + HEADER_LEN..at + HEADER_LEN + skip);
                 gathered[at..at + HEADER_LEN].copy_from_slice(&data_header(stream.id, bytes - skip));
-                self.patience.borrow_mut().earn(frame_costs::patience_for_sent_data(bytes - skip));
+                self.patience.borrow_mut().earn(frame_costs::allowance_earned_by_sent_data(bytes - skip));
                 self.wake_driver();
             }
             read
@@ -220,7 +220,7 @@ impl ConnectionState {
             gathered.extend_from_slice(&data_header(stream, bytes.len()));
             gathered.extend_from_slice(bytes);
         });
-        self.patience.borrow_mut().earn(frame_costs::patience_for_sent_data(bytes.len()));
+        self.patience.borrow_mut().earn(frame_costs::allowance_earned_by_sent_data(bytes.len()));
         self.wake_driver();
     }
 

@@ -21,8 +21,8 @@ use super::frame::{ControlFrame, DecoderEvent, FrameDecoder, FrameError, GoAwayR
 use super::open_frame::OpenFrame;
 use super::stream::{OpenAnswer, Stream, StreamError, StreamState, StreamViolation};
 use super::{EARLY_CREDIT, IncomingStream, MAX_PEER_STREAMS, frame_costs};
-use crate::tcp_syscalls;
 use crate::tls::{TlsStream, UnbufferedConnection, buffer_pool};
+use crate::urgent_data_and_min_rtt;
 
 /// Silence after which a peer is asked whether it is alive, and time that it has to answer.
 const PING_EVERY: Duration = Duration::from_secs(10);
@@ -126,7 +126,7 @@ struct Receiver {
 
 impl<C: UnbufferedConnection> Driver<C> {
     pub fn new(tls: TlsStream<C>, shared: &Rc<ConnectionState>, side: ConnectionSide) -> Self {
-        shared.round_trip.set(tcp_syscalls::min_rtt(tls.tcp()));
+        shared.round_trip.set(urgent_data_and_min_rtt::min_rtt(tls.tcp()));
         let receiver = Receiver {
             shared: Rc::clone(shared),
             side,
@@ -221,7 +221,7 @@ impl<C: UnbufferedConnection> Driver<C> {
                 self.receiver.shared.mark_accepts_sent();
                 return Poll::Ready(Ok(()));
             };
-            self.tls.queue_encrypted_records(&gathered)?;
+            self.tls.encrypt_and_queue(&gathered)?;
             buffer_pool::return_empty(gathered);
             self.receiver.shared.wake_streams_awaiting_room();
         }
@@ -282,7 +282,7 @@ impl Receiver {
                     self.shared
                         .patience
                         .borrow_mut()
-                        .earn(frame_costs::patience_for_received_data(piece.len()));
+                        .earn(frame_costs::allowance_for_received_data(piece.len()));
                     self.data(stream, piece, last)?;
                 }
                 DecoderEvent::Frame(frame) => {

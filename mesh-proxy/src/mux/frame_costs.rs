@@ -15,7 +15,7 @@ const MOST: u32 = 4000;
 const EACH_SECOND: u32 = 2000;
 
 /// Returns the patience of a new connection.
-pub fn initial_patience() -> Patience {
+pub fn initial_allowance() -> Patience {
     Patience::new(MOST, EACH_SECOND)
 }
 
@@ -32,7 +32,7 @@ pub fn frame_cost(frame: &ControlFrame) -> (u32, u32) {
 }
 
 /// Returns what the peer earns by sending `bytes` of data.
-pub fn patience_for_received_data(bytes: usize) -> u32 {
+pub fn allowance_for_received_data(bytes: usize) -> u32 {
     kibibytes(bytes)
 }
 
@@ -42,7 +42,7 @@ pub fn skipped_frames_cost(SkippedFrames { frames, bytes }: SkippedFrames) -> u3
 }
 
 /// Returns what the peer earns when we send a frame: its answers are paid for.
-pub fn patience_for_sent_frame(frame: &ControlFrame) -> u32 {
+pub fn allowance_earned_by_sent_frame(frame: &ControlFrame) -> u32 {
     match frame {
         // To be answered, and then ended or reset.
         ControlFrame::Open(..) => 24,
@@ -55,7 +55,7 @@ pub fn patience_for_sent_frame(frame: &ControlFrame) -> u32 {
 }
 
 /// Returns what the peer earns when we send `bytes` of data: its CREDIT is paid for.
-pub fn patience_for_sent_data(bytes: usize) -> u32 {
+pub fn allowance_earned_by_sent_data(bytes: usize) -> u32 {
     2 + kibibytes(bytes)
 }
 

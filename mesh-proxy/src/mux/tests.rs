@@ -348,7 +348,7 @@ async fn say(bytes: Vec<u8>, server: SocketAddr) -> Vec<ControlFrame> {
         let step = std::future::poll_fn(|context| {
             if at < bytes.len() && tls.poll_send_all(context).is_ready() {
                 let to = (at + 64 * 1024).min(bytes.len());
-                tls.queue_encrypted_records(&bytes[at..to]).unwrap();
+                tls.encrypt_and_queue(&bytes[at..to]).unwrap();
                 at = to;
                 context.waker().wake_by_ref();
             }
@@ -492,7 +492,7 @@ fn data_for_streams_that_are_over_is_taken_as_far_as_they_had_credit() {
             let send = |bytes: Vec<u8>| {
                 let client = Rc::clone(&client);
                 async move {
-                    client.borrow_mut().queue_encrypted_records(&bytes).unwrap();
+                    client.borrow_mut().encrypt_and_queue(&bytes).unwrap();
                     std::future::poll_fn(|context| client.borrow_mut().poll_send_all(context)).await.unwrap();
                 }
             };
@@ -574,7 +574,7 @@ fn pings_are_answered_and_a_peer_that_reads_none_is_cut_off() {
         let pings = bytes(&vec![ControlFrame::Ping(*b"12345678"); 4096]);
         // Neither end would ever stop otherwise.
         for _ in 0..10_000 {
-            tls.queue_encrypted_records(&pings).unwrap();
+            tls.encrypt_and_queue(&pings).unwrap();
             if std::future::poll_fn(|context| tls.poll_send_all(context)).await.is_err() {
                 return;
             }

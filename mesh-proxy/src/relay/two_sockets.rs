@@ -115,7 +115,7 @@ mod tests {
     use super::{CHUNK, relay_sockets};
     use crate::fixture::{run_as_worker, tcp_pair};
     use crate::relay::ByteMeter;
-    use crate::tcp_syscalls::is_at_urgent_mark;
+    use crate::urgent_data_and_min_rtt::is_at_urgent_mark;
 
     /// An application at each end of a relay.
     async fn ends() -> [TcpStream; 2] {

@@ -14,7 +14,7 @@ use socket2::SockRef;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use crate::tcp_syscalls::{async_fd_with_urgent, is_at_urgent_mark};
+use crate::urgent_data_and_min_rtt::{async_fd_with_urgent, is_at_urgent_mark};
 
 pub(super) struct UrgentSocket {
     socket: AsyncFd<TcpStream>,

@@ -108,7 +108,7 @@ impl<C: UnbufferedConnection> TlsStream<C> {
 
     /// Encrypts `bytes` into records of their own, for the next [`Self::poll_send_all`]. Errors: encryption
     /// failed.
-    pub fn queue_encrypted_records(&mut self, bytes: &[u8]) -> io::Result<()> {
+    pub fn encrypt_and_queue(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.seal_gathered()?;
         self.seal(bytes)
     }

@@ -20,7 +20,7 @@ use crate::certs::{Certificates, WorkloadCertificate};
 use crate::deferred_accept::{self, DeferredAccepts};
 use crate::flood_penalty::FloodPenalties;
 use crate::http::{Copies, UpstreamConnections};
-use crate::local_pod::LocalPod;
+use crate::local_pod_identity::LocalPod;
 use crate::mux::PodReceiveBudget;
 use crate::surroundings::Surroundings;
 use crate::telemetry::WorkerMetrics;
@@ -279,7 +279,7 @@ mod tests {
             configuration.set_policy(&shop_policy("no-guests", Action::Deny, &["guest"]));
             let now = worker.snapshot();
             assert!(now.generation() > before.generation());
-            assert_eq!((before.policies().len(), now.policies().len()), (0, 1));
+            assert_eq!((before.all_policies().len(), now.all_policies().len()), (0, 1));
         });
     }
 

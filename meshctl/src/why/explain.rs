@@ -168,9 +168,10 @@ fn way(snapshot: &Snapshot, client: &Workload, address: SocketAddr, agent: &Agen
         Endpoint { note, ..endpoint(snapshot, client, target, transport) }
     };
     let routed = HttpRoutes::find(snapshot, client, address);
-    if let (Some(routes), Some(request)) = (&routed, &agent.request) {
-        let answer = request::explain(snapshot, client, address, routes, request);
-        way.service = Some(routes.service.key.to_string());
+    let routed = routed.and_then(|routes| Some((routes.service, routes.table?)));
+    if let (Some((service, table)), Some(request)) = (&routed, &agent.request) {
+        let answer = request::explain(snapshot, client, address, table, request);
+        way.service = Some(service.key.to_string());
         way.passes = answer.is_answered_here;
         let kept = Some(ProxyRequiredReason::HttpRoutes);
         way.endpoints = answer.endpoints.iter().map(|target| end(target, kept)).collect();
@@ -193,12 +194,9 @@ fn way(snapshot: &Snapshot, client: &Workload, address: SocketAddr, agent: &Agen
         outbound::Destination::Workload(target) => way.endpoints.push(end(target, None)),
         outbound::Destination::Service { service, policy, endpoints, .. } => {
             way.service = Some(service.key.to_string());
-            way.balancing = Some(policy.lb.to_string());
-            way.note = routed.as_ref().map(|routes| {
-                format!(
-                    "HTTP/1 requests go where {} says; what follows is for other bytes",
-                    routes.table.source
-                )
+            way.balancing = Some(policy.balancing());
+            way.note = routed.as_ref().map(|(_, table)| {
+                format!("HTTP/1 requests go where {} says; what follows is for other bytes", table.source)
             });
             let kept = routed.map(|_| ProxyRequiredReason::HttpRoutes);
             let kept = kept.or_else(|| {

@@ -40,7 +40,7 @@ fn concerns(snapshot: &Snapshot, server: &Workload, policy: &ResourceStatus, roo
         Kind::AuthorizationPolicy => {
             let name = format!("{}/{}", policy.namespace, policy.name);
             let applies = snapshot.policies_of(server).any(|it| **it.namespaced_name() == *name);
-            applies || is_beside && !snapshot.policies().any(|it| **it.namespaced_name() == *name)
+            applies || is_beside && !snapshot.all_policies().any(|it| **it.namespaced_name() == *name)
         }
         Kind::PeerAuthentication => is_beside,
         _ => false,

@@ -5,7 +5,8 @@ use std::borrow::Cow;
 use std::net::SocketAddr;
 
 use mesh_api::plan::http_routes::{
-    Fault, HttpAction, HttpDestination, HttpForward, HttpMatch, HttpRoute, HttpRoutes, RequestView, Retries,
+    Fault, HttpAction, HttpDestination, HttpForward, HttpMatch, HttpRoute, HttpRouteTable, RequestView,
+    Retries,
 };
 use mesh_api::plan::outbound::Destination;
 use mesh_api::plan::{self, Snapshot, Workload};
@@ -92,18 +93,18 @@ pub fn explain(
     snapshot: &Snapshot,
     client: &Workload,
     address: SocketAddr,
-    routes: &HttpRoutes,
+    table: &HttpRouteTable,
     request: &Request,
 ) -> RequestAnswer {
     let mut answer = RequestAnswer {
-        routes_of: routes.table.source.to_string(),
+        routes_of: table.source.to_string(),
         tried: Vec::new(),
         outcome: Vec::new(),
         is_answered_here: false,
         endpoints: Vec::new(),
     };
-    let found = routes.table.find_route(request, client, address.port());
-    for (index, route) in routes.table.routes.iter().enumerate() {
+    let found = table.find_route(request, client, address.port());
+    for (index, route) in table.routes.iter().enumerate() {
         let fits = found.as_ref().is_some_and(|found| std::ptr::eq(found.route, route));
         let why = match found.as_ref().and_then(|found| found.matched) {
             _ if !fits => why_not(route, request, client, address.port()),

@@ -69,16 +69,16 @@ fn who_has_as_many_as_it_may_is_the_proxys() {
         |client_netns, socket| DirectEvent { socket, client_netns, ..event(DirectEventKind::Opening, 1) };
     let most = u64::try_from(MAX_FLOWS_OF_CLIENT).unwrap();
     (1..most).for_each(|socket| open(&mut flows, &of(7, socket)));
-    assert_eq!(flows.client_netns_at_limit_or_all(), HashSet::new());
+    assert_eq!(flows.clients_to_send_through_proxy(), HashSet::new());
     open(&mut flows, &of(7, most));
-    assert_eq!(flows.client_netns_at_limit_or_all(), HashSet::from([7]));
+    assert_eq!(flows.clients_to_send_through_proxy(), HashSet::from([7]));
     let clients = u64::try_from(MAX_FLOWS_OF_NODE / MAX_FLOWS_OF_CLIENT).unwrap();
     for client in 1..clients {
         (1..=most).for_each(|socket| open(&mut flows, &of(7 + client, client << 32 | socket)));
     }
-    assert_eq!(flows.client_netns_at_limit_or_all(), HashSet::from([CROWDED_ALL_CLIENTS]));
+    assert_eq!(flows.clients_to_send_through_proxy(), HashSet::from([CROWDED_ALL_CLIENTS]));
     flows.record_closed(&of(7, 1), &NOBODY, &Snapshot::default());
-    assert_eq!(flows.client_netns_at_limit_or_all(), (8..7 + clients).collect());
+    assert_eq!(flows.clients_to_send_through_proxy(), (8..7 + clients).collect());
 }
 
 #[test]

@@ -244,6 +244,7 @@ fn traffic(random: &mut StdRng) -> ext::TrafficPolicy {
         min_health_percent: 0,
     };
     let policy = ext::PortPolicy {
+        hash: None,
         lb: random.random_range(0..5),
         pool: Some(pool),
         outlier: random.random_bool(0.7).then_some(outlier),

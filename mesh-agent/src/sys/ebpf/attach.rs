@@ -15,7 +15,7 @@ use aya::programs::{
 };
 
 use super::map_helpers::map_descriptor;
-use super::{Error, link_update, map_error, pod_identity_prologue};
+use super::{Error, link_update, map_error, per_pod_program_prologue};
 use crate::sys::{HostVeth, Netns};
 
 /// Directory where attachments to pods' namespaces are pinned.
@@ -38,7 +38,7 @@ const FROM_POD: &str = "from_pod";
 const DEFER_ACCEPT: &str = "defer_accept";
 
 /// Has the kernel check all programs. Errors: it refuses one.
-pub(super) fn load_programs(ebpf: &mut Ebpf) -> Result<(), Error> {
+pub(super) fn verify_programs(ebpf: &mut Ebpf) -> Result<(), Error> {
     program_as::<SockOps>(ebpf, SOCK_OPS).and_then(SockOps::load).map_err(program_error(SOCK_OPS))?;
     for name in SOCK_ADDR {
         program_as::<CgroupSockAddr>(ebpf, name)
@@ -89,7 +89,7 @@ pub(super) fn attach_prologue(ebpf: &Ebpf, netns: &Netns, pin: &Path) -> Result<
             Err(error) => return Err(failed(error)),
         }
     }
-    pod_identity_prologue::attach_to_netns_and_pin(prologue.as_fd(), netns.as_fd(), pin).map_err(failed)
+    per_pod_program_prologue::attach_to_netns_and_pin(prologue.as_fd(), netns.as_fd(), pin).map_err(failed)
 }
 
 /// Defers the accepts of an outbound listener, in place of a predecessor's filter.
@@ -126,7 +126,7 @@ pub(super) fn is_only_program_at_veth(ebpf: &mut Ebpf, end: &HostVeth) -> Result
 /// Loads the prologue of a pod, by the cookie of its network namespace.
 pub(super) fn load_pod_identity_prologue(ebpf: &Ebpf, cookie: u64) -> Result<OwnedFd, Error> {
     let descriptor = |name| ebpf.map(name).and_then(map_descriptor).ok_or(Error::Missing(name));
-    pod_identity_prologue::load_for_pod(cookie, descriptor(HERE)?, descriptor(INBOUND)?)
+    per_pod_program_prologue::load_for_pod(cookie, descriptor(HERE)?, descriptor(INBOUND)?)
         .map_err(|error| program_error("gate")(ProgramError::IOError(error)))
 }
 

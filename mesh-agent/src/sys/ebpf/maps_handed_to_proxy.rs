@@ -4,10 +4,10 @@ use std::os::fd::OwnedFd;
 
 use aya::maps::MapData;
 
-use super::connect_results_for_kernel::RecentConnectResults;
 use super::deferred_syns_and_decisions::{DeferredSyns, SynDecisions};
 use super::destination_maps::DestinationMaps;
 use super::pod_link_maps::{PodLinkMap, VETHS};
+use super::recent_connect_results::RecentConnectResults;
 use super::veth_flow_maps::{CROWDED, VETH_COUNTS, VETH_FLOWS, VethFlowMaps};
 use super::{DirectMaps, EgressMap, Error, FaultRing, PEER, SocketAddressMap, map_error};
 

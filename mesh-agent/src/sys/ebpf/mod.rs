@@ -9,7 +9,6 @@
 //! refused, not let out in plaintext) and the next agent takes over the same maps.
 
 mod attach;
-mod connect_results_for_kernel;
 mod deferred_syns_and_decisions;
 mod destination_maps;
 mod direct_routes_and_events;
@@ -20,14 +19,14 @@ mod link_update;
 mod map_helpers;
 mod maps_handed_to_proxy;
 mod original_destination_and_client_map;
-mod pod_identity_prologue;
+mod per_pod_program_prologue;
 mod pod_link_maps;
 mod programs_and_pod_maps;
+mod recent_connect_results;
 mod trial_load;
 mod veth_flow_maps;
 
 pub use attach::unpin_all;
-pub use connect_results_for_kernel::RecentConnectResults;
 pub use deferred_syns_and_decisions::{DeferredSyns, SynDecisions};
 pub use destination_maps::DestinationMaps;
 pub use direct_routes_and_events::{ByteTotals, DirectEvent, DirectMaps, PendingDirectConnection};
@@ -37,6 +36,7 @@ pub use maps_handed_to_proxy::{MapsHandedToProxy, PROXY_MAP_NAMES};
 pub use original_destination_and_client_map::SocketAddressMap;
 pub use pod_link_maps::{PodLinkMap, clear_pinned_pod_links};
 pub use programs_and_pod_maps::{EbpfLogReader, LoadSettings, Programs, ebpf_log_level, probe_endpoints};
+pub use recent_connect_results::RecentConnectResults;
 pub use trial_load::TrialLoad;
 pub use veth_flow_maps::VethFlows;
 

@@ -236,3 +236,17 @@ fn subsets_and_ports_together_have_a_limit() {
     );
     assert_eq!(policies(&of(&ports[0]))[0].subsets.len(), 5);
 }
+
+#[test]
+fn a_hash_reaches_agents_and_is_drawn_at_random_by_those_that_do_not_know_it() {
+    let text = rule("a", "shop", "web", "RANDOM", "")
+        .replace("simple: RANDOM", "consistentHash: {httpCookie: {name: user, ttl: 60s}}");
+    let all = policies(&text);
+    let policy = all[0].default.as_ref().unwrap();
+    assert_eq!(policy.lb(), ext::LoadBalancer::Random);
+    let Some(ext::consistent_hash::Key::Cookie(cookie)) = policy.hash.as_ref().and_then(|it| it.key.as_ref())
+    else {
+        panic!("{policy:?}")
+    };
+    assert_eq!((cookie.name.as_str(), cookie.ttl.map(|ttl| ttl.seconds)), ("user", Some(60)));
+}

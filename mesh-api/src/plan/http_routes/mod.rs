@@ -20,14 +20,16 @@ use std::time::Duration;
 use http::StatusCode;
 
 use super::blocking_waypoint::blocking_waypoint;
+use super::locality_preference::LocalityPreference;
 use super::service::{AppProtocol, Service};
 use super::snapshot::Snapshot;
+use super::traffic_policy::ClientTrafficPolicy;
 use super::workload::Workload;
 
 pub use self::cors::CorsPolicy;
 pub(crate) use self::decode::is_editable;
 pub use self::destination_endpoints::HttpDestination;
-pub use self::request_match::{HttpMatch, RequestView, UnmetCondition};
+pub use self::request_match::{HttpMatch, RequestView, UnmetCondition, query_parameter};
 pub use self::rewrite::{PathRewrite, Redirect, RedirectPath, RedirectPort, Rewrite};
 pub use self::text_match::TextMatch;
 
@@ -274,7 +276,8 @@ impl HttpForward {
     }
 }
 
-/// That a client's connections to a service's port are read as HTTP, and by which routes.
+/// That a client's connections to a service's port are read as HTTP, and by which routes: because there are
+/// some, or because the traffic policy is about requests.
 #[derive(Clone, Debug)]
 pub struct HttpRoutes {
     /// The service that the client addresses.
@@ -283,8 +286,8 @@ pub struct HttpRoutes {
     pub port: NonZeroU16,
     /// Whether the port is declared to speak HTTP; else the first bytes tell.
     pub is_declared: bool,
-    /// The routes for the client.
-    pub table: Arc<HttpRouteTable>,
+    /// The routes for the client; none: its requests go to the service itself.
+    pub table: Option<Arc<HttpRouteTable>>,
 }
 
 impl HttpRoutes {
@@ -296,21 +299,30 @@ impl HttpRoutes {
     }
 
     /// Returns the routes of the requests that `source` sends to `original`; none if its connections are not
-    /// read: it is no service's address, or the service has no routes for the client, or the port is declared
-    /// to speak something else than HTTP.
+    /// read: it is no service's address, or the service has no routes for the client and no policy for
+    /// requests, or the port is declared to speak something else than HTTP.
     pub fn find(snapshot: &Snapshot, source: &Workload, original: SocketAddr) -> Option<Self> {
         let service = snapshot.service_by_vip(original.ip().to_canonical(), &source.namespace)?;
         let port = service.port(original.port())?;
         if !port.protocol.may_be_http() {
             return None;
         }
-        let table = HttpRouteTable::covering(&service.http_routes, source, port.port)?.clone();
+        let table = HttpRouteTable::covering(&service.http_routes, source, port.port).cloned();
+        if table.is_none() && !has_policy_for_requests(&service, source, port.port) {
+            return None;
+        }
         if blocking_waypoint(snapshot, source, &service.waypoints).is_some() {
             return None;
         }
         let is_declared = port.protocol != AppProtocol::Unknown;
         Some(Self { port: NonZeroU16::new(port.port)?, is_declared, service, table })
     }
+}
+
+/// Whether the policy for a client's connections to a port is about requests.
+fn has_policy_for_requests(service: &Service, source: &Workload, port: u16) -> bool {
+    let policy = ClientTrafficPolicy::policy_or_default_for(&service.traffic, source, port);
+    policy.is_of_requests() && service.preference != LocalityPreference::Passthrough
 }
 
 #[cfg(test)]

@@ -353,6 +353,28 @@ fn connections_are_read_only_where_routes_are_for_their_client_and_port() {
 }
 
 #[test]
+fn connections_are_read_where_a_policy_is_about_requests() {
+    use wire::consistent_hash::Key;
+    let header = || Key::Header("X-User".to_owned());
+    for (protocol, key, is_read) in [
+        (AppProtocol::Http11, header(), true),
+        (AppProtocol::Unknown, header(), true),
+        (AppProtocol::Tcp, header(), false),
+        (AppProtocol::Http11, Key::SourceIp(()), false),
+    ] {
+        let hash = Some(wire::ConsistentHash { key: Some(key.clone()) });
+        let default = Some(wire::PortPolicy { hash, ..wire::PortPolicy::default() });
+        let policy = wire::TrafficPolicy { default, ..wire::TrafficPolicy::default() };
+        let mut service = service_with_traffic_policies(web(&[VIP]), vec![policy]);
+        service.ports[0].app_protocol = protocol.into();
+        let snapshot = snapshot(vec![service_resource(service)]);
+        let found = HttpRoutes::find(&snapshot, &client(), "10.96.0.1:80".parse().unwrap());
+        assert_eq!(found.is_some(), is_read, "{protocol:?} {key:?}");
+        assert!(found.is_none_or(|found| found.table.is_none()), "requests go to the service itself");
+    }
+}
+
+#[test]
 fn a_prefix_of_whole_segments_is_no_prefix_of_a_text() {
     for (prefix, path, is_it) in [
         ("/foo", "/foo", true),

@@ -254,7 +254,7 @@ fn removal_is_by_uid_or_by_service_name() {
     assert_eq!((snapshot.workload_count(), snapshot.addresses().count()), (0, 0));
     assert!(store.resource_versions(&XdsResourceType::ADDRESS).is_empty());
     assert_eq!(store.apply_response(type_url::AUTHORIZATION, Vec::new(), vec!["shop/p".into()]), []);
-    assert_eq!(store.snapshot().policies().len(), 0);
+    assert_eq!(store.snapshot().all_policies().len(), 0);
     assert!(store.resource_versions(&XdsResourceType::AUTHORIZATION).is_empty());
 }
 
@@ -320,7 +320,7 @@ fn a_store_can_be_rebuilt_from_its_resources() {
     assert_eq!(workloads(&original), workloads(&copy));
     assert_eq!(services(&original), services(&copy));
     let all = |snapshot: &Snapshot| {
-        snapshot.policies().map(|policy| policy.namespaced_name().clone()).collect::<Vec<_>>().len()
+        snapshot.all_policies().map(|policy| policy.namespaced_name().clone()).collect::<Vec<_>>().len()
     };
     assert_eq!((all(&original), all(&copy)), (2, 2));
 }

@@ -2,11 +2,14 @@
 //! go. What it says of HTTP and of TLS to outside services is accepted, with a warning that it has no effect
 //! yet.
 
+mod consistent_hash;
 mod read;
 
 use std::{collections::BTreeMap, time::Duration};
 
 use super::{LabelSelector, Labels, Metadata};
+
+pub use consistent_hash::{HashCookie, HashKey};
 
 /// A destination rule.
 #[derive(Clone, Debug)]
@@ -56,7 +59,8 @@ impl TrafficPolicy {
 impl TrafficSettings {
     fn is_nothing(&self) -> bool {
         let pool = self.pool.as_ref().is_none_or(|pool| *pool == ConnectionPool::default());
-        self.load_balancer.unwrap_or_default() == LoadBalancer::Unspecified && pool && self.outlier.is_none()
+        let balances = self.load_balancer.as_ref().is_some_and(|lb| *lb != LoadBalancer::Unspecified);
+        !balances && pool && self.outlier.is_none()
     }
 }
 
@@ -72,8 +76,8 @@ pub struct TrafficSettings {
     pub outlier: Option<OutlierDetection>,
 }
 
-/// `loadBalancer.simple`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// `loadBalancer`: how an endpoint is chosen.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum LoadBalancer {
     /// Whatever is usual.
     #[default]
@@ -86,6 +90,8 @@ pub enum LoadBalancer {
     Random,
     /// The address that the client asked for.
     Passthrough,
+    /// That which a key of the request or connection stands for.
+    ConsistentHash(HashKey),
 }
 
 /// `connectionPool.tcp`. Unset means the default.

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, HashSet};
 
 use super::{
-    ConnectionPool, DestinationRule, LoadBalancer, OutlierDetection, Subset, TcpKeepalive, TrafficPolicy,
-    TrafficSettings,
+    ConnectionPool, DestinationRule, HashKey, LoadBalancer, OutlierDetection, Subset, TcpKeepalive,
+    TrafficPolicy, TrafficSettings,
 };
 use crate::{
     document::{
@@ -131,15 +131,9 @@ fn is_of_the_mesh(tls: &Cursor<'_>) -> bool {
 }
 
 fn load_balancer(at: &Cursor<'_>) -> LoadBalancer {
-    const LATER: [&str; 6] = [
-        "consistentHash",
-        "localityLbSetting",
-        "zoneAwareLbSetting",
-        "warmup",
-        "warmupDurationSecs",
-        "backendUtilization",
-    ];
-    const ALGORITHMS: [(&str, LoadBalancer); 6] = [
+    const LATER: [&str; 5] =
+        ["localityLbSetting", "zoneAwareLbSetting", "warmup", "warmupDurationSecs", "backendUtilization"];
+    let algorithms = [
         ("LEAST_REQUEST", LoadBalancer::LeastRequest),
         ("ROUND_ROBIN", LoadBalancer::RoundRobin),
         ("RANDOM", LoadBalancer::Random),
@@ -148,14 +142,16 @@ fn load_balancer(at: &Cursor<'_>) -> LoadBalancer {
         ("LEAST_CONN", LoadBalancer::LeastRequest),
         ("UNSPECIFIED", LoadBalancer::Unspecified),
     ];
-    let known: Vec<_> = LATER.into_iter().chain(["simple"]).collect();
+    let known: Vec<_> = LATER.into_iter().chain(["simple", "consistentHash"]).collect();
     let fields = at.fields(&known);
     if let (Some(_), Some(hash)) = (fields.get("simple"), fields.get("consistentHash")) {
         hash.error("`simple` and `consistentHash` exclude each other", "remove one of them");
-    } else {
-        fields.warn_unsupported_fields(&LATER);
     }
-    fields.get("simple").and_then(|at| at.enum_value(&ALGORITHMS)).unwrap_or_default()
+    fields.warn_unsupported_fields(&LATER);
+    if let Some(key) = fields.get("consistentHash").and_then(|at| HashKey::read(&at)) {
+        return LoadBalancer::ConsistentHash(key);
+    }
+    fields.get("simple").and_then(|at| at.enum_value(&algorithms)).unwrap_or_default()
 }
 
 fn connection_pool(at: &Cursor<'_>) -> ConnectionPool {

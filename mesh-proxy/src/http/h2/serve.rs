@@ -20,7 +20,7 @@ use crate::http::answer_request::{Next, answer_request};
 use crate::http::client_connection::LargeHeadReservation;
 use crate::http::downstream_client::Client;
 use crate::http::h1::{Malformed, RequestHead};
-use crate::http::http_connection::HttpConnection;
+use crate::http::http_connection_context::HttpConnection;
 use crate::http::local_response::LocalResponse;
 
 /// Time for the preface and the client's settings.

@@ -40,7 +40,7 @@ struct ConnectionState {
     /// Transport as the access log names it.
     transport: &'static str,
     /// The policy that allowed it, if it is this node's to know, and one had to.
-    allowing_policy: Option<Arc<str>>,
+    policy_that_allowed_it: Option<Arc<str>>,
     open_streams: Cell<usize>,
     /// When its last stream ended.
     idle_since: Cell<Instant>,
@@ -100,7 +100,7 @@ impl Http2Connection {
     ) -> io::Result<Self> {
         let state = Rc::new(ConnectionState {
             transport: upstream.transport,
-            allowing_policy: upstream.allowing_policy().cloned(),
+            policy_that_allowed_it: upstream.policy_that_allowed_it().cloned(),
             open_streams: Cell::new(0),
             idle_since: Cell::new(Instant::now()),
             is_over: Cell::new(false),
@@ -225,8 +225,8 @@ impl CountedStream {
     }
 
     /// Returns the policy that allowed the connection, if it is this node's to know, and one had to.
-    pub fn allowing_policy(&self) -> Option<&Arc<str>> {
-        self.connection.allowing_policy.as_ref()
+    pub fn policy_that_allowed_it(&self) -> Option<&Arc<str>> {
+        self.connection.policy_that_allowed_it.as_ref()
     }
 
     /// Returns why policy ended the connection, if it did.

@@ -7,7 +7,7 @@ use http::StatusCode;
 use mesh_api::plan::Workload;
 
 use crate::connection_address_types::{ClientAddress, OriginalDestination};
-use crate::local_pod::LocalPod;
+use crate::local_pod_identity::LocalPod;
 use crate::telemetry::{RequestFlag, RequestRecord};
 use crate::worker::Worker;
 

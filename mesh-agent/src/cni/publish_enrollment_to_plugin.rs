@@ -20,7 +20,7 @@ const RETRY: Duration = Duration::from_secs(5);
 /// that their pods should be in the mesh.
 ///
 /// Call this before the system calls that it needs are given up. Errors: there is no memory.
-pub fn publish_plugin_state(
+pub fn publish_enrollment_to_plugin(
     keeper: KeeperClient,
     mut pods: watch::Receiver<Arc<NodePods>>,
     mut namespaces: watch::Receiver<Arc<BTreeSet<String>>>,
