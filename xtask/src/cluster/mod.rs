@@ -37,7 +37,7 @@ use crate::workspace::Workspace;
 
 pub use mesh::{images, install};
 pub use state::State;
-pub use tools::{Tools, go_program};
+pub use tools::{Tools, go, go_program};
 pub use up::Options as UpOptions;
 
 /// What can be done with the cluster.

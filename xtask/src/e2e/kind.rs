@@ -1,7 +1,7 @@
 //! A cluster of kind, with the configuration and values of `deploy/kind`.
 
 use std::env;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::Result;
@@ -13,7 +13,7 @@ use crate::workspace::Workspace;
 
 const NAME: &str = "nodemesh-e2e";
 
-pub const PLACE: Place = Place { up, install, down };
+pub const PLACE: Place = Place { up, install, load, down };
 
 fn up(workspace: &Workspace) -> Result<Cluster> {
     let configuration = workspace.root().join("deploy/kind/cluster.yaml");
@@ -24,7 +24,7 @@ fn up(workspace: &Workspace) -> Result<Cluster> {
 
 fn install(workspace: &Workspace, cluster: &Cluster) -> Result<()> {
     for image in cluster::images(workspace)? {
-        Command::new("kind").args(["load", "image-archive", "--name", NAME]).arg(image).checked()?;
+        load(workspace, &image)?;
     }
     let deploy = workspace.root().join("deploy");
     cluster
@@ -35,6 +35,10 @@ fn install(workspace: &Workspace, cluster: &Cluster) -> Result<()> {
         .arg(deploy.join("kind/values.yaml"))
         .args(["--namespace=nodemesh-system", "--create-namespace", "--wait", "--timeout=5m"])
         .checked()
+}
+
+fn load(_: &Workspace, image: &Path) -> Result<()> {
+    Command::new("kind").args(["load", "image-archive", "--name", NAME]).arg(image).checked()
 }
 
 fn down(workspace: &Workspace) -> Result<()> {

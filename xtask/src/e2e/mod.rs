@@ -1,11 +1,12 @@
 //! `cargo xtask e2e`: the mesh of this checkout on a real cluster, and every test of `mesh-e2e` against it.
 
+mod conformance;
 mod kind;
 mod local;
 mod report;
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
@@ -66,6 +67,8 @@ const LAST: [&str; 2] = ["rbac", "uninstall"];
 struct Place {
     up: fn(&Workspace) -> Result<Cluster>,
     install: fn(&Workspace, &Cluster) -> Result<()>,
+    /// Gives an image to every node.
+    load: fn(&Workspace, &Path) -> Result<()>,
     down: fn(&Workspace) -> Result<()>,
 }
 
@@ -91,7 +94,8 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
 
 fn install_and_test(workspace: &Workspace, place: &Place, filters: &[String]) -> Result<()> {
     let cluster = (place.up)(workspace)?;
-    let result = (place.install)(workspace, &cluster).and_then(|()| test(workspace, &cluster, filters));
+    let result =
+        (place.install)(workspace, &cluster).and_then(|()| test(workspace, place, &cluster, filters));
     if result.is_err() {
         report::print(&cluster);
     }
@@ -99,7 +103,7 @@ fn install_and_test(workspace: &Workspace, place: &Place, filters: &[String]) ->
 }
 
 /// One file after another, and in most of them one test after another.
-fn test(workspace: &Workspace, cluster: &Cluster, filters: &[String]) -> Result<()> {
+fn test(workspace: &Workspace, place: &Place, cluster: &Cluster, filters: &[String]) -> Result<()> {
     let built = built(workspace)?;
     let (files, names): (Vec<_>, Vec<_>) =
         filters.iter().partition(|filter| built.iter().any(|(file, _)| file == *filter));
@@ -116,12 +120,24 @@ fn test(workspace: &Workspace, cluster: &Cluster, filters: &[String]) -> Result<
             // Not the path of this process's own file, which a build may have replaced since.
             .env("NODEMESH_XTASK", workspace.program("xtask"))
             .env("NODEMESH_MESHCTL", workspace.program("meshctl"));
-        if tests.checked().is_err() {
+        let passed = prepare(workspace, place, file, &mut tests).and_then(|()| tests.checked());
+        if let Err(error) = passed {
+            remark!("{error:#}");
             failed.push(file.as_str());
         }
         say!("-- {file} took {:.0} s", start.elapsed().as_secs_f64());
     }
     ensure!(failed.is_empty(), "end-to-end tests failed: {}", failed.join(", "));
+    Ok(())
+}
+
+/// Makes what the tests of one file alone need.
+fn prepare(workspace: &Workspace, place: &Place, file: &str, tests: &mut Command) -> Result<()> {
+    if file == conformance::FILE {
+        let suite = conformance::ensure(workspace)?;
+        (place.load)(workspace, &conformance::image(&suite))?;
+        tests.env("NODEMESH_CONFORMANCE", suite);
+    }
     Ok(())
 }
 

@@ -1,6 +1,6 @@
 //! The programs and images of a cluster, each built once and kept in the user's cache under its version.
 
-mod go;
+pub mod go;
 mod images;
 mod kubernetes;
 
