@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use mesh_common::fault::Fault;
-use mesh_proxy::balance::{OutlierDetector, ServiceConnectionLimits, SessionAffinity};
+use mesh_proxy::balance::{OutlierDetector, ServiceLimits, SessionAffinity};
 use mesh_proxy::certs::{self, Certificates};
 use mesh_proxy::deferred_accept;
 use mesh_proxy::inheritance::{Bequest, BequestSender};
@@ -337,7 +337,7 @@ fn shared(
         certificates: certificates.clone(),
         outliers: OutlierDetector::default(),
         affinity: SessionAffinity::default(),
-        service_limits: ServiceConnectionLimits::default(),
+        service_limits: ServiceLimits::default(),
         syn_router: deferred_accept::SynRouter::default(),
         most_connections: most - most_sessions,
         most_of_pod,

@@ -46,8 +46,8 @@ pub fn check_traffic_policy_kernel_enforceable(
     endpoints: usize,
 ) -> Result<(), ProxyRequiredReason> {
     // Field by field: a new part of a policy has to be considered here.
-    // Endpoints that are ejected are left out of what the kernel draws among.
-    let PortPolicy { lb, pool, outlier: _ } = policy;
+    // Endpoints that are ejected are left out of what the kernel draws among. Retries are of requests.
+    let PortPolicy { lb, pool, outlier: _, retry_budget: _ } = policy;
     // The connect timeout is up to the application where it connects itself.
     let ConnectionPool {
         max_connections,
@@ -55,6 +55,8 @@ pub fn check_traffic_policy_kernel_enforceable(
         keepalive,
         max_connection_duration,
         idle_timeout,
+        // Of requests, on connections that are read for their routes.
+        http: _,
     } = pool;
     let kept = match lb {
         LoadBalancer::LeastRequest if endpoints > 1 => Some(ProxyRequiredReason::LeastRequest),

@@ -1,6 +1,7 @@
 //! Requests go where a `VirtualService` says, from pods of ordinary programs, on one node and across.
 
 mod gateway_api;
+mod limits;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;

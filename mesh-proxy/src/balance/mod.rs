@@ -7,11 +7,13 @@ mod excluded_endpoints;
 mod fixture;
 mod outlier_detection;
 mod picker;
-mod service_connection_limits;
+mod service_slots;
 mod session_affinity;
 
 pub use excluded_endpoints::EndpointsToSkip;
 pub use outlier_detection::OutlierDetector;
 pub use picker::{ActiveConnection, EndpointPick, EndpointPicks, Picker};
-pub use service_connection_limits::{ServiceConnectionLimits, ServiceSlot};
+pub use service_slots::{
+    PlaceInQueue, ServiceLimits, ServicePortKey, ServiceSlot, ServiceSlots, SlotOrPlace,
+};
 pub use session_affinity::{AffinityKey, SessionAffinity};
