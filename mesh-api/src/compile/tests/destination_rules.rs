@@ -150,7 +150,7 @@ fn limits_of_requests_reach_the_agents_and_a_budget_all_ports() {
         upgrades_to_http2: true,
         uses_client_protocol: false,
     };
-    assert_eq!(default.pool.as_ref().and_then(|pool| pool.http.clone()), Some(expected));
+    assert_eq!(default.pool.as_ref().and_then(|pool| pool.http), Some(expected));
     let outlier = default.outlier.as_ref().expect("was set");
     assert_eq!((outlier.consecutive_errors, outlier.consecutive_gateway_errors), (5, 7));
     assert_eq!((outlier.consecutive_local_origin_failures, &*outlier.http_error_statuses), (5, &[429][..]));

@@ -8,15 +8,16 @@ const SERVER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/mesh/http_route
 
 /// A service with routes, and a `DestinationRule` if it says anything. Its pod is the one of all others.
 fn service(name: &str, policy: &str) -> String {
-    let mut text = format!(
+    let service = format!(
         "---\napiVersion: v1\nkind: Service\nmetadata: {{name: {name}, namespace: app}}\nspec: {{selector: {{app: web}}, ports: [{{name: http, port: 80, targetPort: 8080}}]}}\n"
     );
-    if !policy.is_empty() {
-        text += &format!(
-            "---\napiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {{name: {name}, namespace: app}}\nspec: {{host: {name}, trafficPolicy: {{{policy}}}}}\n"
-        );
+    if policy.is_empty() {
+        return service;
     }
-    text
+    service
+        + &format!(
+            "---\napiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {{name: {name}, namespace: app}}\nspec: {{host: {name}, trafficPolicy: {{{policy}}}}}\n"
+        )
 }
 
 /// The routes of the service, one of which tells that they are in force.

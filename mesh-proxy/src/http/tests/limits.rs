@@ -191,7 +191,7 @@ fn a_connection_has_so_many_requests_and_is_closed_then() {
             for protocol in [AppProtocol::Http11, AppProtocol::Http2] {
                 let mesh = Mesh::new().await;
                 mesh.declare(protocol);
-                mesh.set_policy(of_requests(limit.clone()));
+                mesh.set_policy(of_requests(limit));
                 let client = mesh.connect_http2().await;
                 for _ in 0..6 {
                     let served = http2::ask(&client, http2::get("/"), b"", None).await.unwrap();
@@ -280,7 +280,7 @@ fn the_policy_says_what_endpoints_are_spoken_to_in() {
         let mesh = Mesh::new().await;
         mesh.declare(AppProtocol::Http11);
         let upgrading = ext::HttpPool { upgrades_to_http2: true, ..ext::HttpPool::default() };
-        mesh.set_policy(of_requests(upgrading.clone()));
+        mesh.set_policy(of_requests(upgrading));
         let server = &mesh.servers["v1"];
         let mut client = mesh.connect().await;
         client.send("GET / HTTP/1.1\r\nHost: web\r\n\r\n").await;
