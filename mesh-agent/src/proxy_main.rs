@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use mesh_common::fault::Fault;
-use mesh_proxy::balance::{OutlierDetector, ServiceConnectionLimits, SessionAffinity};
+use mesh_proxy::balance::{OutlierDetector, ServiceLimits, SessionAffinity};
 use mesh_proxy::certs::{self, Certificates};
 use mesh_proxy::deferred_accept;
 use mesh_proxy::inheritance::{Bequest, BequestSender};
@@ -130,12 +130,9 @@ async fn serve(mut config: Config, set_log_filter: SetLogFilterFn) -> Result<(),
         report: pods.report,
     });
     let (updates, configured) = (xds.updates.clone(), xds.ready.clone());
-    let telling = match pods.namespaces.filter(|_| config.cni_state_dir.is_some()) {
-        Some(namespaces) => {
-            Some(cni::publish_enrollment_to_plugin(keeper.clone(), pods.told.clone(), namespaces)?)
-        }
-        None => None,
-    };
+    let namespaces = pods.namespaces.filter(|_| config.cni_state_dir.is_some());
+    let publish = |of| cni::publish_enrollment_to_plugin(keeper.clone(), pods.told.clone(), of);
+    let telling = namespaces.map(publish).transpose()?;
     let enrolling = tokio::spawn(async move {
         // An error means that the source is gone; then there is nothing to follow.
         if pods.complete.await.is_ok() {
@@ -339,7 +336,7 @@ fn shared(
         certificates: certificates.clone(),
         outliers: OutlierDetector::default(),
         affinity: SessionAffinity::default(),
-        service_limits: ServiceConnectionLimits::default(),
+        service_limits: ServiceLimits::default(),
         syn_router: deferred_accept::SynRouter::default(),
         most_connections: most - most_sessions,
         most_of_pod,

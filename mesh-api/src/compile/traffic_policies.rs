@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use prost_types::{Any, Duration};
 
 use crate::resource::{
-    ConnectionPool, HashCookie, HashKey, LoadBalancer, OutlierDetection, Subset, TcpKeepalive, TrafficPolicy,
-    TrafficSettings,
+    ConnectionPool, HashCookie, HashKey, HttpPool, LoadBalancer, OutlierDetection, RetryBudget, Subset,
+    TcpKeepalive, TrafficPolicy, TrafficSettings,
 };
 use crate::wire::ext::{self, consistent_hash::Key};
 use crate::wire::workload::Extension;
@@ -24,6 +24,8 @@ pub(super) fn subset_policy(service: &TrafficPolicy, subset: &Subset) -> ext::Su
     let mut ports: BTreeMap<u32, ext::PortPolicy> =
         service.ports.iter().map(|(port, settings)| (u32::from(*port), of_subset(settings))).collect();
     ports.extend(port_policies(&subset.policy));
+    let budget = subset.policy.settings.retry_budget.or(service.settings.retry_budget);
+    ports.values_mut().for_each(|policy| policy.retry_budget = budget.as_ref().map(retry_budget));
     ext::Subset { labels: subset.labels.clone(), default: Some(of_subset(&service.settings)), ports }
 }
 
@@ -33,6 +35,7 @@ fn with_blocks_of(settings: &TrafficSettings, other: &TrafficSettings) -> Traffi
         load_balancer: other.load_balancer.as_ref().or(settings.load_balancer.as_ref()).cloned(),
         pool: other.pool.as_ref().or(settings.pool.as_ref()).cloned(),
         outlier: other.outlier.as_ref().or(settings.outlier.as_ref()).cloned(),
+        retry_budget: other.retry_budget.or(settings.retry_budget),
     }
 }
 
@@ -55,6 +58,7 @@ pub(super) fn port_policy(settings: &TrafficSettings) -> ext::PortPolicy {
         pool: settings.pool.as_ref().map(pool),
         outlier: settings.outlier.as_ref().map(outlier),
         hash,
+        retry_budget: settings.retry_budget.as_ref().map(retry_budget),
     }
 }
 
@@ -83,7 +87,27 @@ fn pool(pool: &ConnectionPool) -> ext::ConnectionPool {
         keepalive: pool.keepalive.as_ref().map(keepalive),
         max_connection_duration: pool.max_connection_duration.and_then(duration),
         idle_timeout: pool.idle_timeout.and_then(duration),
+        http: (pool.http != HttpPool::default()).then(|| http_pool(&pool.http)),
     }
+}
+
+fn http_pool(pool: &HttpPool) -> ext::HttpPool {
+    ext::HttpPool {
+        max_requests: pool.max_requests.unwrap_or_default(),
+        max_pending_requests: pool.max_pending_requests.unwrap_or_default(),
+        max_requests_per_connection: pool.max_requests_per_connection.unwrap_or_default(),
+        max_retries: pool.max_retries.unwrap_or_default(),
+        idle_timeout: pool.idle_timeout.and_then(duration),
+        upgrades_to_http2: pool.upgrades_to_http2,
+        uses_client_protocol: pool.uses_client_protocol,
+    }
+}
+
+fn retry_budget(budget: &RetryBudget) -> ext::RetryBudget {
+    // A percentage of at most 100 fits.
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "from 0 to 1,000,000")]
+    let share = (budget.percent * 10_000.0).round() as u32;
+    ext::RetryBudget { share, min_retry_concurrency: budget.min_retry_concurrency }
 }
 
 fn keepalive(keepalive: &TcpKeepalive) -> ext::TcpKeepalive {
@@ -101,6 +125,10 @@ fn outlier(outlier: &OutlierDetection) -> ext::OutlierDetection {
         base_ejection_time: duration(outlier.base_ejection_time),
         max_ejection_percent: outlier.max_ejection_percent,
         min_health_percent: outlier.min_health_percent,
+        consecutive_gateway_errors: outlier.consecutive_gateway_errors,
+        splits_local_origin_errors: outlier.splits_local_origin_errors,
+        consecutive_local_origin_failures: outlier.consecutive_local_origin_failures,
+        http_error_statuses: outlier.http_error_statuses.iter().copied().map(u32::from).collect(),
     }
 }
 

@@ -11,6 +11,8 @@ use super::traffic_policy::{ConnectionPool, LoadBalancer, PortPolicy};
 pub enum ProxyRequiredReason {
     /// It reads no requests.
     HttpRoutes,
+    /// It reads no requests, which the policy is about.
+    HttpPolicy,
     /// It does not know which of several endpoints has fewer connections.
     LeastRequest,
     /// It hashes nothing.
@@ -31,6 +33,7 @@ impl fmt::Display for ProxyRequiredReason {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(match self {
             Self::HttpRoutes => "routes of HTTP requests",
+            Self::HttpPolicy => "what the DestinationRule says of HTTP requests",
             Self::LeastRequest => "loadBalancer LEAST_REQUEST among several endpoints",
             Self::ConsistentHash => "loadBalancer consistentHash",
             Self::Passthrough => "loadBalancer PASSTHROUGH",
@@ -49,8 +52,8 @@ pub fn check_traffic_policy_kernel_enforceable(
     endpoints: usize,
 ) -> Result<(), ProxyRequiredReason> {
     // Field by field: a new part of a policy has to be considered here.
-    // Endpoints that are ejected are left out of what the kernel draws among.
-    let PortPolicy { lb, hash, pool, outlier: _ } = policy;
+    // Endpoints that are ejected are left out of what the kernel draws among. Retries are of requests.
+    let PortPolicy { lb, hash, pool, outlier: _, retry_budget: _ } = policy;
     // The connect timeout is up to the application where it connects itself.
     let ConnectionPool {
         max_connections,
@@ -58,6 +61,8 @@ pub fn check_traffic_policy_kernel_enforceable(
         keepalive,
         max_connection_duration,
         idle_timeout,
+        // Of requests, on connections that are read for their routes.
+        http: _,
     } = pool;
     let kept = match lb {
         LoadBalancer::LeastRequest if endpoints > 1 => Some(ProxyRequiredReason::LeastRequest),

@@ -1,4 +1,4 @@
-//! How clients treat connections to a service: the layer 4 part of `DestinationRule`, as the control plane
+//! How clients treat connections to a service, and requests on them: `DestinationRule`, as the control plane
 //! resolved it.
 
 use std::collections::BTreeMap;
@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use super::consistent_hash::HashKey;
 use super::field_parsing::{self, Invalid};
+use super::http_pool::{HttpPool, RetryBudget};
 use super::workload::Workload;
 use crate::wire::ext as wire;
 use crate::wire::{type_url, workload};
@@ -36,12 +37,16 @@ pub struct PortPolicy {
     pub pool: ConnectionPool,
     /// When a failing endpoint is ejected; none: never.
     pub outlier: Option<OutlierDetection>,
+    /// Most retries, instead of those of the pool; none: those count.
+    pub retry_budget: Option<RetryBudget>,
 }
 
 impl PortPolicy {
     /// Whether it is about HTTP requests, so that connections are read for it.
     pub(super) fn is_of_requests(&self) -> bool {
         self.hash.as_ref().is_some_and(HashKey::is_of_request)
+            || self.pool.http != HttpPool::default()
+            || self.retry_budget.is_some()
     }
 
     /// Returns how an endpoint is chosen, in Istio's words.
@@ -85,6 +90,8 @@ pub struct ConnectionPool {
     pub max_connection_duration: Option<Duration>,
     /// Longest time without bytes either way.
     pub idle_timeout: Option<Duration>,
+    /// Limits of HTTP requests.
+    pub http: HttpPool,
 }
 
 impl Default for ConnectionPool {
@@ -95,6 +102,7 @@ impl Default for ConnectionPool {
             keepalive: None,
             max_connection_duration: None,
             idle_timeout: None,
+            http: HttpPool::default(),
         }
     }
 }
@@ -111,10 +119,19 @@ pub struct TcpKeepalive {
 }
 
 /// When a failing endpoint is ejected, and for how long.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OutlierDetection {
-    /// Failed connects in a row that eject; none: failures do not count.
+    /// Failures in a row that eject: 5xx, and failures of local origin unless they are split off; none: they
+    /// do not count.
     pub consecutive_errors: Option<NonZeroU32>,
+    /// The same of 502, 503 and 504 alone.
+    pub consecutive_gateway_errors: Option<NonZeroU32>,
+    /// Whether failures of local origin (failed connects, missing responses) are counted apart.
+    pub splits_local_origin_errors: bool,
+    /// Failures of local origin in a row that eject where they are counted apart; none: they do not count.
+    pub consecutive_local_origin_failures: Option<NonZeroU32>,
+    /// Statuses that are failures instead of 5xx; empty: 5xx are.
+    pub http_error_statuses: Vec<u16>,
     /// Time after which one earlier ejection no longer counts.
     pub interval: Duration,
     /// Time of an ejection, multiplied by the number of ejections.
@@ -246,6 +263,7 @@ impl TryFrom<&wire::PortPolicy> for PortPolicy {
             hash: from.hash.as_ref().map(HashKey::try_from).transpose()?,
             pool: from.pool.as_ref().map(ConnectionPool::try_from).transpose()?.unwrap_or_default(),
             outlier: from.outlier.as_ref().map(OutlierDetection::try_from).transpose()?,
+            retry_budget: from.retry_budget.as_ref().map(RetryBudget::from),
         })
     }
 }
@@ -271,6 +289,7 @@ impl TryFrom<&wire::ConnectionPool> for ConnectionPool {
                 from.max_connection_duration,
             )?,
             idle_timeout: parse_duration_zero_as_none("idle_timeout", from.idle_timeout)?,
+            http: from.http.as_ref().map(HttpPool::try_from).transpose()?.unwrap_or_default(),
         })
     }
 }
@@ -281,6 +300,15 @@ impl TryFrom<&wire::OutlierDetection> for OutlierDetection {
     fn try_from(from: &wire::OutlierDetection) -> Result<Self, Invalid> {
         Ok(Self {
             consecutive_errors: NonZeroU32::new(from.consecutive_errors),
+            consecutive_gateway_errors: NonZeroU32::new(from.consecutive_gateway_errors),
+            splits_local_origin_errors: from.splits_local_origin_errors,
+            consecutive_local_origin_failures: NonZeroU32::new(from.consecutive_local_origin_failures),
+            // What is no status is none that a response has.
+            http_error_statuses: from
+                .http_error_statuses
+                .iter()
+                .filter_map(|status| u16::try_from(*status).ok())
+                .collect(),
             interval: parse_duration_zero_as_none("interval", from.interval)?.unwrap_or(OUTLIER_INTERVAL),
             base_ejection_time: parse_duration_zero_as_none("base_ejection_time", from.base_ejection_time)?
                 .unwrap_or(BASE_EJECTION_TIME),
@@ -371,6 +399,15 @@ mod tests {
                 }),
                 max_connection_duration: Some(span(6)),
                 idle_timeout: Some(span(7)),
+                http: Some(wire::HttpPool {
+                    max_requests: 13,
+                    max_pending_requests: 14,
+                    max_requests_per_connection: 15,
+                    max_retries: 16,
+                    idle_timeout: Some(span(17)),
+                    upgrades_to_http2: true,
+                    uses_client_protocol: true,
+                }),
             }),
             outlier: Some(wire::OutlierDetection {
                 consecutive_errors: 8,
@@ -378,7 +415,12 @@ mod tests {
                 base_ejection_time: Some(span(10)),
                 max_ejection_percent: 11,
                 min_health_percent: 12,
+                consecutive_gateway_errors: 18,
+                splits_local_origin_errors: true,
+                consecutive_local_origin_failures: 19,
+                http_error_statuses: vec![429],
             }),
+            retry_budget: Some(wire::RetryBudget { share: 20, min_retry_concurrency: 21 }),
         };
         let expected = PortPolicy {
             hash: Some(HashKey::SourceIp),
@@ -393,6 +435,15 @@ mod tests {
                 }),
                 max_connection_duration: Some(Duration::from_secs(6)),
                 idle_timeout: Some(Duration::from_secs(7)),
+                http: HttpPool {
+                    max_requests: NonZeroU32::new(13),
+                    max_pending_requests: NonZeroU32::new(14),
+                    max_requests_per_connection: NonZeroU32::new(15),
+                    max_retries: NonZeroU32::new(16),
+                    idle_timeout: Some(Duration::from_secs(17)),
+                    upgrades_to_http2: true,
+                    uses_client_protocol: true,
+                },
             },
             outlier: Some(OutlierDetection {
                 consecutive_errors: NonZeroU32::new(8),
@@ -400,7 +451,12 @@ mod tests {
                 base_ejection_time: Duration::from_secs(10),
                 max_ejection_percent: 11,
                 min_health_percent: 12,
+                consecutive_gateway_errors: NonZeroU32::new(18),
+                splits_local_origin_errors: true,
+                consecutive_local_origin_failures: NonZeroU32::new(19),
+                http_error_statuses: vec![429],
             }),
+            retry_budget: Some(RetryBudget { share: 20, min_retry_concurrency: 21 }),
         };
         assert_eq!(PortPolicy::try_from(&from), Ok(expected));
     }

@@ -31,8 +31,8 @@ pub use authorization_policy::{
 };
 pub use deployment::{Deployment, DeploymentSpec, PodTemplate};
 pub use destination_rule::{
-    ConnectionPool, DestinationRule, HashCookie, HashKey, LoadBalancer, OutlierDetection, Subset,
-    TcpKeepalive, TrafficPolicy, TrafficSettings,
+    ConnectionPool, DestinationRule, HashCookie, HashKey, HttpPool, LoadBalancer, OutlierDetection,
+    RetryBudget, Subset, TcpKeepalive, TrafficPolicy, TrafficSettings,
 };
 pub use endpoint_slice::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice, TargetReference};
 pub use gateway_api::{GRPCRoute, HTTPRoute, ReferenceGrant};

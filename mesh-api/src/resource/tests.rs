@@ -129,7 +129,7 @@ fn a_hash_has_one_key() {
 #[test]
 fn blocks_that_say_nothing_which_is_acted_upon_are_there() {
     let (rule, _) = rule(
-        "trafficPolicy: {loadBalancer: {localityLbSetting: {enabled: true}}, connectionPool: {http: {maxRetries: 1}}}",
+        "trafficPolicy: {loadBalancer: {localityLbSetting: {enabled: true}}, connectionPool: {http: {maxConcurrentStreams: 1}}}",
     );
     let settings = &rule.policy.settings;
     assert_eq!(settings.load_balancer, Some(LoadBalancer::Unspecified));
@@ -152,32 +152,79 @@ fn an_idle_timeout_of_zero_is_none_and_other_spans_have_a_least() {
 #[test]
 fn what_a_rule_says_of_more_is_ignored_with_a_warning_each() {
     let (_, warned) = rule(
-        "trafficPolicy: {tls: {mode: SIMPLE}, connectionPool: {http: {maxRetries: 3}}, \
+        "trafficPolicy: {tls: {mode: SIMPLE}, connectionPool: {http: {http2KeepAlive: {interval: 1s}}}, \
          loadBalancer: {consistentHash: {useSourceIp: true, maglev: {tableSize: 7}}}, \
-         outlierDetection: {consecutiveGatewayErrors: 3}}",
+         outlierDetection: {consecutiveErrors: 3}, retryBudget: {budgetInterval: 1s}}",
     );
     assert_eq!(
         warned,
         [
+            "spec.trafficPolicy.retryBudget.budgetInterval",
             "spec.trafficPolicy.tls",
             "spec.trafficPolicy.loadBalancer.consistentHash.maglev.tableSize",
-            "spec.trafficPolicy.connectionPool.http",
-            "spec.trafficPolicy.outlierDetection.consecutiveGatewayErrors",
+            "spec.trafficPolicy.connectionPool.http.http2KeepAlive",
+            "spec.trafficPolicy.outlierDetection.consecutiveErrors",
         ]
     );
 }
 
 #[test]
-fn failures_of_local_origin_count_alone_where_they_are_split_off() {
-    let errors = |spec: &str| {
-        let (rule, _) = rule(&format!("trafficPolicy: {{outlierDetection: {{{spec}}}}}"));
-        rule.policy.settings.outlier.expect("was given").consecutive_errors
+fn what_a_rule_says_of_requests_is_read() {
+    let (rule, warned) = rule(
+        "trafficPolicy: {connectionPool: {http: {http1MaxPendingRequests: 1, http2MaxRequests: 2, \
+         maxRequestsPerConnection: 3, maxRetries: 0, idleTimeout: 4s, h2UpgradePolicy: UPGRADE, \
+         useClientProtocol: true}}, retryBudget: {percent: 12.5}, \
+         portLevelSettings: [{port: {number: 80}, connectionPool: {http: {idleTimeout: 0s}}}]}",
+    );
+    assert!(warned.is_empty(), "{warned:?}");
+    let settings = &rule.policy.settings;
+    let expected = HttpPool {
+        max_pending_requests: Some(1),
+        max_requests: Some(2),
+        max_requests_per_connection: Some(3),
+        // Zero is as if nothing were said.
+        max_retries: None,
+        idle_timeout: Some(Duration::from_secs(4)),
+        upgrades_to_http2: true,
+        uses_client_protocol: true,
     };
-    assert_eq!(errors("consecutive5xxErrors: 7, consecutiveLocalOriginFailures: 2"), 7);
-    let split =
-        "consecutive5xxErrors: 7, consecutiveLocalOriginFailures: 2, splitExternalLocalOriginErrors: true";
-    assert_eq!(errors(split), 2);
-    assert_eq!(errors("splitExternalLocalOriginErrors: true"), 5);
+    assert_eq!(settings.pool.as_ref().expect("was given").http, expected);
+    let budget = RetryBudget { percent: 12.5, min_retry_concurrency: 3 };
+    assert_eq!(settings.retry_budget, Some(budget));
+    let port = &rule.policy.ports[&80];
+    assert_eq!(port.pool.as_ref().expect("was given").http, HttpPool::default());
+    assert_eq!(port.retry_budget, Some(budget), "it is the whole service's");
+    let bad = "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: a}\nspec: {host: a, \
+               trafficPolicy: {retryBudget: {percent: 101}, connectionPool: {http: {maxRetries: -1, \
+               h2UpgradePolicy: MAYBE}}, outlierDetection: {outlierDetectionHttpErrorCodes: [99]}}}";
+    let errors = manifest::parse("test.yaml", bad).errors;
+    assert_eq!(errors.len(), 4, "{errors:?}");
+}
+
+#[test]
+fn what_a_rule_says_of_failures_is_read() {
+    let outlier = |spec: &str| {
+        let (rule, warned) = rule(&format!("trafficPolicy: {{outlierDetection: {{{spec}}}}}"));
+        (rule.policy.settings.outlier.expect("was given"), warned)
+    };
+    let (all, warned) = outlier(
+        "consecutive5xxErrors: 7, consecutiveGatewayErrors: 4, consecutiveLocalOriginFailures: 2, \
+         splitExternalLocalOriginErrors: true, outlierDetectionHttpErrorCodes: [503, 429, 503]",
+    );
+    assert!(warned.is_empty(), "{warned:?}");
+    let expected = OutlierDetection {
+        consecutive_errors: 7,
+        consecutive_gateway_errors: 4,
+        splits_local_origin_errors: true,
+        consecutive_local_origin_failures: 2,
+        http_error_statuses: vec![429, 503],
+        ..OutlierDetection::default()
+    };
+    assert_eq!(all, expected);
+    let (split, _) = outlier("splitExternalLocalOriginErrors: true, consecutiveLocalOriginFailures: 0");
+    assert_eq!(split.consecutive_local_origin_failures, 5, "zero is as if nothing were said");
+    let (_, warned) = outlier("consecutiveLocalOriginFailures: 2");
+    assert_eq!(warned, ["spec.trafficPolicy.outlierDetection.consecutiveLocalOriginFailures"]);
 }
 
 #[test]

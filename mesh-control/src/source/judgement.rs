@@ -417,9 +417,9 @@ spec: RULE
             ),
             ("{host: web, trafficPolicy: {tls: {mode: SIMPLE}}}", InForce::No, "spec.trafficPolicy.tls"),
             (
-                "{host: web, trafficPolicy: {connectionPool: {http: {maxRetries: 1}, tcp: {maxConnections: 5}}}}",
+                "{host: web, trafficPolicy: {connectionPool: {http: {maxConcurrentStreams: 1}, tcp: {maxConnections: 5}}}}",
                 InForce::Partly,
-                "spec.trafficPolicy.connectionPool.http",
+                "spec.trafficPolicy.connectionPool.http.maxConcurrentStreams",
             ),
             ("{host: web, subsets: [{name: v1, labels: {version: v1}}]}", InForce::AsWritten, ""),
             (

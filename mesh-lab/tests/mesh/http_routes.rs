@@ -2,6 +2,7 @@
 
 mod consistent_hash;
 mod gateway_api;
+mod limits;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;

@@ -9,11 +9,13 @@ mod excluded_endpoints;
 mod fixture;
 mod outlier_detection;
 mod picker;
-mod service_connection_limits;
+mod service_slots;
 
 pub use client_ip_affinity::{AffinityKey, SessionAffinity};
 pub use consistent_hash::KeyHash;
 pub use excluded_endpoints::EndpointsToSkip;
 pub use outlier_detection::OutlierDetector;
 pub use picker::{ActiveConnection, EndpointPick, EndpointPicks, PickBy, Picker};
-pub use service_connection_limits::{ServiceConnectionLimits, ServiceSlot};
+pub use service_slots::{
+    PlaceInQueue, ServiceLimits, ServicePortKey, ServiceSlot, ServiceSlots, SlotOrPlace,
+};

@@ -1,9 +1,10 @@
-//! Outlier detection on failed connects and, of HTTP requests that are routed, on 5xx and missing responses
+//! Outlier detection on failed connects and, of HTTP requests that are read, on 5xx and missing responses
 //! (`DestinationRule`'s `outlierDetection`), shared by the workers. It is used only where a service has the
 //! policy.
 
 use std::collections::HashMap;
 use std::fmt::Display;
+use std::num::NonZeroU32;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -22,10 +23,70 @@ pub struct OutlierDetector {
 
 #[derive(Debug)]
 struct State {
-    failures: u32,
+    /// Failures in a row of each kind.
+    failures: Failures,
     ejections: u32,
     until: Option<Instant>,
     last_change: Instant,
+}
+
+/// Failures of an endpoint in a row.
+#[derive(Debug, Default)]
+struct Failures {
+    errors: u32,
+    /// Of these, and without another in between, 502, 503 and 504.
+    gateway_errors: u32,
+    /// Of local origin, where they are counted apart.
+    local_origin: u32,
+}
+
+/// What came of a connect or request.
+#[derive(Clone, Copy, Debug)]
+enum Outcome {
+    /// A connection was made, for which there is no response.
+    Connected,
+    /// There is no connection, or no response.
+    LocalOriginFailure,
+    /// There is a response of this status.
+    Response(u16),
+}
+
+impl Outcome {
+    /// Whether it is a failure.
+    fn is_failure(self, limits: &OutlierDetection) -> bool {
+        match self {
+            Self::Connected => false,
+            Self::LocalOriginFailure => true,
+            Self::Response(status) if limits.http_error_statuses.is_empty() => (500..600).contains(&status),
+            Self::Response(status) => limits.http_error_statuses.contains(&status),
+        }
+    }
+
+    /// Whether it is one as gateways report it: no connection is as good as 503.
+    fn is_gateway_failure(self) -> bool {
+        !matches!(self, Self::Response(status) if !(502..=504).contains(&status))
+    }
+}
+
+impl Failures {
+    /// Counts an outcome. Returns whether it makes too many failures of some kind.
+    fn count(&mut self, outcome: Outcome, limits: &OutlierDetection) -> bool {
+        let reaches = |count: u32, most: Option<NonZeroU32>| most.is_some_and(|most| count >= most.get());
+        let next = |count: u32, is_one: bool| if is_one { count.saturating_add(1) } else { 0 };
+        let is_failure = outcome.is_failure(limits);
+        if limits.splits_local_origin_errors {
+            let is_local = !matches!(outcome, Outcome::Response(_));
+            self.local_origin = next(self.local_origin, is_local && is_failure);
+            if is_local {
+                return is_failure && reaches(self.local_origin, limits.consecutive_local_origin_failures);
+            }
+        }
+        self.errors = next(self.errors, is_failure);
+        self.gateway_errors = next(self.gateway_errors, is_failure && outcome.is_gateway_failure());
+        is_failure
+            && (reaches(self.errors, limits.consecutive_errors)
+                || reaches(self.gateway_errors, limits.consecutive_gateway_errors))
+    }
 }
 
 impl State {
@@ -61,13 +122,27 @@ impl OutlierDetector {
         now: Instant,
     ) {
         let Some(limits) = &policy.outlier else { return };
-        match failure {
-            None => self.succeeded(endpoint),
-            Some(failure) => {
-                if self.failed(endpoint, among, limits, now) {
-                    tracing::warn!(endpoint = %endpoint.address, error = %failure, "endpoint ejected after failures");
-                }
-            }
+        let outcome = failure.map_or(Outcome::Connected, |_| Outcome::LocalOriginFailure);
+        if self.count(endpoint, among, limits, outcome, now)
+            && let Some(failure) = failure
+        {
+            tracing::warn!(endpoint = %endpoint.address, error = %failure, "endpoint ejected after failures");
+        }
+    }
+
+    /// Reports the status of an endpoint's response to a request, as [`OutlierDetector::report_result`] does
+    /// what came of a connect.
+    pub fn report_response(
+        &self,
+        endpoint: &EndpointId,
+        among: &Endpoints,
+        policy: &PortPolicy,
+        status: u16,
+        now: Instant,
+    ) {
+        let Some(limits) = &policy.outlier else { return };
+        if self.count(endpoint, among, limits, Outcome::Response(status), now) {
+            tracing::warn!(endpoint = %endpoint.address, status, "endpoint ejected after failures");
         }
     }
 
@@ -76,36 +151,35 @@ impl OutlierDetector {
         self.states().retain(|key, _| keep(key));
     }
 
-    fn succeeded(&self, endpoint: &EndpointId) {
-        if let Some(state) = self.states().get_mut(endpoint) {
-            state.failures = 0;
-        }
-    }
-
-    /// Counts a failure. Returns whether the endpoint is ejected for it.
-    fn failed(
+    /// Counts an outcome. Returns whether the endpoint is ejected for it.
+    fn count(
         &self,
         endpoint: &EndpointId,
         among: &Endpoints,
         limits: &OutlierDetection,
+        outcome: Outcome,
         now: Instant,
     ) -> bool {
         let mut states = self.states();
+        if !outcome.is_failure(limits) {
+            // Nothing is kept of an endpoint that never fails.
+            if let Some(state) = states.get_mut(endpoint) {
+                state.failures.count(outcome, limits);
+            }
+            return false;
+        }
         let is_out = |other: &Endpoint| states.get(&other.key()).is_some_and(|state| state.is_ejected(now));
         let out_now = positions(among, is_out).len();
-        let new = State { failures: 0, ejections: 0, until: None, last_change: now };
+        let new = State { failures: Failures::default(), ejections: 0, until: None, last_change: now };
         let state = states.entry(endpoint.clone()).or_insert(new);
-        state.failures += 1;
+        let reaches_limit = state.failures.count(outcome, limits);
         let too_many = percent(out_now + 1, among.len()) > usize::from(limits.max_ejection_percent);
-        if limits.consecutive_errors.is_none_or(|most| state.failures < most.get())
-            || state.is_ejected(now)
-            || too_many
-        {
+        if !reaches_limit || state.is_ejected(now) || too_many {
             return false;
         }
         let rested = intervals(now.saturating_duration_since(state.last_change), limits.interval);
         state.ejections = state.ejections.saturating_sub(rested).saturating_add(1);
-        state.failures = 0;
+        state.failures = Failures::default();
         state.last_change = now;
         state.until = Some(now + limits.base_ejection_time.saturating_mul(state.ejections).min(LONGEST_REST));
         true
@@ -133,13 +207,15 @@ fn intervals(passed: Duration, interval: Duration) -> u32 {
 
 #[cfg(test)]
 mod tests {
-    use std::num::NonZeroU32;
-
     use super::super::fixture::weighted_endpoints;
     use super::*;
 
     const LIMITS: OutlierDetection = OutlierDetection {
         consecutive_errors: NonZeroU32::new(3),
+        consecutive_gateway_errors: None,
+        splits_local_origin_errors: false,
+        consecutive_local_origin_failures: None,
+        http_error_statuses: Vec::new(),
         interval: Duration::from_secs(10),
         base_ejection_time: Duration::from_secs(30),
         max_ejection_percent: 50,
@@ -160,7 +236,7 @@ mod tests {
     ) -> bool {
         let all = weighted_endpoints(&[("a", 1), ("b", 1)]);
         let key = all.iter().find(|endpoint| *endpoint.workload.uid == *name).unwrap().key();
-        (0..times).any(|_| outliers.failed(&key, &all, limits, now))
+        (0..times).any(|_| outliers.count(&key, &all, limits, Outcome::LocalOriginFailure, now))
     }
 
     /// Whether the endpoints of these names are ejected.
@@ -240,5 +316,50 @@ mod tests {
     fn zero_switches_it_off() {
         let off = OutlierDetection { consecutive_errors: None, ..LIMITS };
         assert!(!fail(&OutlierDetector::default(), "a", 100, &off, Instant::now()));
+    }
+    /// After how many of these outcomes, `0` for no connection and `1` for one, an endpoint is ejected.
+    fn ejected_after(limits: &OutlierDetection, outcomes: &[u16]) -> Option<usize> {
+        let (outliers, all) = (OutlierDetector::default(), weighted_endpoints(&[("a", 1), ("b", 1)]));
+        let outcome = |it: u16| match it {
+            0 => Outcome::LocalOriginFailure,
+            1 => Outcome::Connected,
+            status => Outcome::Response(status),
+        };
+        let count = |it: &u16| outliers.count(&all[0].key(), &all, limits, outcome(*it), Instant::now());
+        outcomes.iter().position(count).map(|index| index + 1)
+    }
+
+    #[test]
+    fn gateway_errors_have_a_limit_of_their_own() {
+        let limits = OutlierDetection { consecutive_gateway_errors: NonZeroU32::new(2), ..LIMITS };
+        assert_eq!(ejected_after(&limits, &[502, 504]), Some(2));
+        assert_eq!(ejected_after(&limits, &[503, 0]), Some(2), "no connection is as good as 503");
+        assert_eq!(ejected_after(&limits, &[503, 500, 503]), Some(3), "all are 5xx");
+        assert_eq!(ejected_after(&limits, &[503, 200, 503, 404, 503]), None);
+        let alone = OutlierDetection { consecutive_errors: None, ..limits };
+        assert_eq!(ejected_after(&alone, &[500, 503, 500, 503, 500]), None, "not in a row");
+    }
+
+    #[test]
+    fn failures_of_local_origin_are_counted_apart_where_they_are_split_off() {
+        let limits = OutlierDetection {
+            splits_local_origin_errors: true,
+            consecutive_local_origin_failures: NonZeroU32::new(2),
+            ..LIMITS
+        };
+        assert_eq!(ejected_after(&limits, &[500, 0, 500, 0, 500]), Some(5), "three of 5xx in a row");
+        assert_eq!(ejected_after(&limits, &[0, 0]), Some(2));
+        assert_eq!(ejected_after(&limits, &[0, 1, 0, 200, 0]), None);
+        let off = OutlierDetection { consecutive_local_origin_failures: None, ..limits };
+        assert_eq!(ejected_after(&off, &[0; 9]), None);
+        assert_eq!(ejected_after(&LIMITS, &[0, 500, 0]), Some(3), "together where they are not");
+    }
+
+    #[test]
+    fn other_statuses_may_be_failures() {
+        let limits = OutlierDetection { http_error_statuses: vec![429, 503], ..LIMITS };
+        assert_eq!(ejected_after(&limits, &[429, 503, 429]), Some(3));
+        assert_eq!(ejected_after(&limits, &[429, 429, 500, 429]), None, "500 is none then");
+        assert_eq!(ejected_after(&limits, &[429, 0, 429]), Some(3), "no connection always is one");
     }
 }

@@ -19,7 +19,7 @@ use super::outgoing_head::{RequestLine, edit_fields, request_line, write_head};
 use super::outgoing_request::OutgoingRequest;
 use super::relay_response::{Answered, relay_to_client};
 use super::request_key::RequestKey;
-use super::retry_loop::RetryLoop;
+use super::retry_loop::{RequestSlots, RetryLoop};
 use super::send_request::{AttemptError, Timers};
 use super::upstream_target::TargetService;
 use crate::telemetry::{RequestFlag, RequestRecord};
@@ -44,9 +44,8 @@ pub(super) async fn forward_request(
     mut record: RequestRecord,
 ) -> Next {
     let original = connection.original.address();
-    let version = asked.head.version;
     let target =
-        TargetService::find(forwarding.destination, (asked.snapshot, asked.workload), original, version);
+        TargetService::find(forwarding.destination, (asked.snapshot, asked.workload), original, asked.head);
     let target = match target {
         Ok(target) => target,
         Err((flag, reason)) => {
@@ -84,13 +83,16 @@ pub(super) async fn forward_request(
         outgoing: OutgoingRequest::new(outgoing_head, asked.head.body, reader, kept),
         response: ResponseHead::default(),
         timers: Timers::new(timeout, retries.per_try_timeout),
+        slots: RequestSlots::default(),
     };
     let found = attempts.run(&mut client, &mut record).await;
     if !mirrors.is_empty() {
         send_copies(connection, &asked, &line, &mirrors, attempts.outgoing.whole_content());
     }
     let stays = asked.stays();
-    let RetryLoop { outgoing, response, timers, .. } = attempts;
+    let RetryLoop { outgoing, response, timers, slots, .. } = attempts;
+    // What goes on is counted by what was reached.
+    drop(slots);
     match found {
         Ok(reached) => {
             let answered = Answered { outgoing, response, timers, set_cookie: key.set_cookie, stays };
@@ -140,7 +142,9 @@ fn send_copies(
 fn status_and_flag(error: &AttemptError) -> (StatusCode, RequestFlag) {
     match error {
         AttemptError::AllEjected => (StatusCode::SERVICE_UNAVAILABLE, RequestFlag::NoHealthyUpstream),
-        AttemptError::Overflow(_) => (StatusCode::SERVICE_UNAVAILABLE, RequestFlag::Overflow),
+        AttemptError::Overflow(..) | AttemptError::NoConnection(_) => {
+            (StatusCode::SERVICE_UNAVAILABLE, RequestFlag::Overflow)
+        }
         AttemptError::Connect(error) if error.stops_retries() => {
             (StatusCode::SERVICE_UNAVAILABLE, RequestFlag::Denied)
         }
@@ -149,7 +153,7 @@ fn status_and_flag(error: &AttemptError) -> (StatusCode, RequestFlag) {
             (StatusCode::SERVICE_UNAVAILABLE, RequestFlag::UpstreamReset)
         }
         AttemptError::Malformed(_) => (StatusCode::BAD_GATEWAY, RequestFlag::UpstreamProtocolError),
-        AttemptError::TryTimeout(_) | AttemptError::RouteTimeout(_) => {
+        AttemptError::TryTimeout(_) | AttemptError::RouteTimeout(_) | AttemptError::NoConnectionInTime(_) => {
             (StatusCode::GATEWAY_TIMEOUT, RequestFlag::Timeout)
         }
         AttemptError::ClientGone(_) => (StatusCode::BAD_REQUEST, RequestFlag::ClientGone),

@@ -30,7 +30,12 @@ impl<'a> LocalResponse<'a> {
 
     /// Creates the response that tells of a failure.
     pub fn of_failure(status: StatusCode, flag: RequestFlag) -> Self {
-        Self::with_text(status, flag.body_text())
+        let mut response = Self::with_text(status, flag.body_text());
+        if flag == RequestFlag::Overflow {
+            // As Envoy's, so that clients hold back.
+            response.fields.push("x-envoy-overloaded", b"true");
+        }
+        response
     }
 
     /// Creates a response with a text.

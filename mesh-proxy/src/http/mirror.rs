@@ -20,7 +20,7 @@ use super::kept_body::KeptBody;
 use super::outgoing_head::{RequestLine, write_head};
 use super::outgoing_request::OutgoingRequest;
 use super::relay_response::keep_or_close_upstream;
-use super::retry_loop::RetryLoop;
+use super::retry_loop::{RequestSlots, RetryLoop};
 use super::send_request::{ResponseEnd, Timers, relay_response};
 use super::upstream_target::TargetService;
 use crate::balance::{EndpointPick, PickBy};
@@ -94,8 +94,7 @@ impl Mirrored {
     pub fn send_to(self, mirror: &HttpDestination, snapshot: &Snapshot) {
         let worker = Rc::clone(&self.connection.worker);
         let original = self.connection.original.address();
-        let target =
-            TargetService::find(Some(mirror), (snapshot, &self.workload), original, self.head.version);
+        let target = TargetService::find(Some(mirror), (snapshot, &self.workload), original, &self.head);
         let (Some(copy), Ok(target)) = (worker.copies.try_begin(), target) else {
             return worker.metrics.count_copy(false);
         };
@@ -128,6 +127,7 @@ impl Mirrored {
             outgoing: OutgoingRequest::new(head, self.head.body, reader, kept),
             response: ResponseHead::default(),
             timers: Timers::new(None, None),
+            slots: RequestSlots::default(),
         };
         let key = target.upstream_key(&self.connection, endpoint);
         let mut upstream = attempt.attempt(&key, endpoint, &mut client).await.ok()?;

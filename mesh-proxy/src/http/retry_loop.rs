@@ -1,9 +1,12 @@
 //! The attempts of a request, one after the other, until one has a response for the client.
 
+use std::cell::Cell;
+use std::future::poll_fn;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
+use h2::client::SendRequest;
 use mesh_api::plan::http_routes::Retries;
 use mesh_api::plan::{Endpoint, EndpointId, Workload};
 use rand::RngExt;
@@ -11,13 +14,14 @@ use rand::RngExt;
 use super::downstream_client::Client;
 use super::grpc;
 use super::h1::{RequestHead, ResponseHead};
-use super::h2::{Http2Connection, was_refused};
+use super::h2::{CountedStream, Http2Connection, was_refused};
 use super::http_connection_context::HttpConnection;
 use super::outgoing_request::OutgoingRequest;
 use super::send_request::{AttemptError, Timers, send_and_read_head, within_time};
+use super::upstream_connection::ServicePortSlot;
 use super::upstream_connections::UpstreamKey;
 use super::upstream_exchange::UpstreamExchange;
-use super::upstream_target::{Opened, TargetService, UpstreamProtocol};
+use super::upstream_target::{ConnectionSlot, Opened, TargetService, UpstreamProtocol};
 use crate::balance::{ActiveConnection, AffinityKey, EndpointPick, KeyHash, PickBy};
 use crate::telemetry::RequestRecord;
 
@@ -37,14 +41,30 @@ pub(super) struct RetryLoop<'a> {
     pub outgoing: OutgoingRequest,
     pub response: ResponseHead,
     pub timers: Timers,
+    pub slots: RequestSlots,
+}
+
+/// What counts a request against limits of its service's port.
+#[derive(Default)]
+pub(super) struct RequestSlots {
+    /// As one that is under way.
+    request: Option<ServicePortSlot>,
+    /// As one that is sent again.
+    retry: Option<ServicePortSlot>,
 }
 
 /// An endpoint that has begun to answer.
 pub(super) struct Reached {
     pub key: UpstreamKey,
     pub upstream: UpstreamExchange,
-    /// Counts the request at its endpoint.
-    pub active: ActiveConnection,
+    /// Counts the request, at its endpoint and its service's port.
+    pub active: ActiveRequest,
+}
+
+/// That a request is under way, until it is dropped.
+pub(super) struct ActiveRequest {
+    _at_endpoint: ActiveConnection,
+    _at_service: Option<ServicePortSlot>,
 }
 
 impl RetryLoop<'_> {
@@ -83,18 +103,24 @@ impl RetryLoop<'_> {
             }
             self.report(&key, &attempted);
             let may_retry = retried < self.retries.attempts && self.outgoing.is_repeatable();
+            let is_repeated = may_retry
+                && attempted.as_ref().map_or_else(|error| self.is_retriable(error), |_| self.is_failure())
+                && self.begin_retry(record);
             match attempted {
-                Ok(upstream) if !may_retry || !self.is_failure() => {
+                Ok(upstream) if !is_repeated => {
                     if let Some((own, timeout)) = own {
                         affinity.remember_endpoint(own, &key, timeout, Instant::now());
                     }
+                    let active =
+                        ActiveRequest { _at_endpoint: active, _at_service: self.slots.request.take() };
                     return Ok(Reached { key: upstream_key, upstream, active });
                 }
-                Err(error) if !may_retry || !self.is_retriable(&error) => return Err(error),
+                Err(error) if !is_repeated => return Err(error),
                 Ok(upstream) => upstream.abandon(),
                 Err(_) => {}
             }
             retried += 1;
+            self.slots.request = None;
             drop(active);
             let is_there = client.check_is_there().await;
             is_there.map_err(|error| AttemptError::ClientGone(error.to_string()))?;
@@ -127,24 +153,27 @@ impl RetryLoop<'_> {
         endpoint: &Endpoint,
         client: &mut Client,
     ) -> Result<UpstreamExchange, AttemptError> {
+        self.outgoing.begin_attempt(&mut self.timers);
+        let mut slot = self.wait_for_connection(client).await?;
+        self.count_request()?;
         let worker = &self.connection.worker;
+        let usage = self.target.connection_use();
         if let Some(mut pooled) = worker.http_connections.take(key).await {
-            pooled.hold_slot(self.target.take_slot(worker)?);
-            self.outgoing.begin_attempt(&mut self.timers);
+            pooled.begin_request(slot, usage);
             match self.send_on(UpstreamExchange::Http1(pooled), client).await {
                 // The server closed it as the request was on its way (RFC 9112, 9.3.1), which costs no retry:
                 // once, on a new connection.
                 Err(AttemptError::Reset(_)) if self.can_repeat_at_once() => {}
                 attempted => return attempted,
             }
+            self.outgoing.begin_attempt(&mut self.timers);
+            slot = self.wait_for_connection(client).await?;
         }
-        let slot = self.target.take_slot(worker)?;
-        self.outgoing.begin_attempt(&mut self.timers);
         let first = BytesMut::from(self.outgoing.first_bytes());
         let opening = self.target.open(self.connection, self.workload, endpoint, &first);
         let Opened { mut connection, sent } = within_time(opening, &mut self.timers).await??;
         self.outgoing.skip(sent);
-        connection.hold_slot(slot);
+        connection.begin_request(slot, usage);
         self.send_on(UpstreamExchange::Http1(Box::new(connection)), client).await
     }
 
@@ -155,22 +184,17 @@ impl RetryLoop<'_> {
         client: &mut Client,
     ) -> Result<UpstreamExchange, AttemptError> {
         self.outgoing.begin_attempt(&mut self.timers);
-        let connections = &self.connection.worker.http_connections;
-        // Boxed, since few requests open one.
-        let open = || {
-            Box::pin(async {
-                let slot = self.target.take_slot(&self.connection.worker)?;
-                let nothing = BytesMut::new();
-                let opening = self.target.open(self.connection, self.workload, endpoint, &nothing);
-                let opened = opening.await?.connection;
-                let budget = self.connection.worker.receive_budget(&self.connection.pod);
-                let started = Http2Connection::start(opened, slot, budget).await;
-                started.map_err(|error| AttemptError::Reset(error.to_string()))
-            })
+        self.count_request()?;
+        let shared = match self.get_or_open_shared(key, endpoint, None).await {
+            Err(AttemptError::NoConnection(_)) => {
+                self.slots.request = None;
+                let slot = self.wait_for_connection(client).await?;
+                self.count_request()?;
+                self.get_or_open_shared(key, endpoint, slot).await
+            }
+            shared => shared,
         };
-        let slot = || self.target.take_slot(&self.connection.worker);
-        let shared = connections.get_or_open_shared(key, slot, open);
-        let (counted, requests) = within_time(shared, &mut self.timers).await??;
+        let (counted, requests) = shared?;
         let Some((head, is_end)) = self.outgoing.take_stream_head() else {
             return Err(AttemptError::Reset("the request was written for HTTP/1".to_owned()));
         };
@@ -181,6 +205,90 @@ impl RetryLoop<'_> {
                 Err(AttemptError::Refused(error.to_string()))
             }
             Err(error) => Err(AttemptError::Reset(error.to_string())),
+        }
+    }
+
+    /// Returns a place on a connection of HTTP/2. `slot` is one below the service's limit that the request
+    /// has waited for. Errors: see [`AttemptError`]; the request needs another slot and there is none.
+    async fn get_or_open_shared(
+        &mut self,
+        key: &UpstreamKey,
+        endpoint: &Endpoint,
+        slot: Option<ServicePortSlot>,
+    ) -> Result<(CountedStream, SendRequest<Bytes>), AttemptError> {
+        let worker = &self.connection.worker;
+        let (has_waited, waited) = (slot.is_some(), Cell::new(slot));
+        let take_slot = || match waited.take() {
+            None if has_waited => Ok(None),
+            None => self.target.try_take_connection(worker),
+            slot => Ok(slot),
+        };
+        // Boxed, since few requests open one.
+        let open = || {
+            Box::pin(async {
+                let slot = take_slot()?;
+                let nothing = BytesMut::new();
+                let opening = self.target.open(self.connection, self.workload, endpoint, &nothing);
+                let opened = opening.await?.connection;
+                let budget = worker.receive_budget(&self.connection.pod);
+                let started = Http2Connection::start(opened, slot, budget).await;
+                started.map_err(|error| AttemptError::Reset(error.to_string()))
+            })
+        };
+        let usage = self.target.connection_use();
+        let shared = worker.http_connections.get_or_open_shared(key, usage, &take_slot, open);
+        within_time(shared, &mut self.timers).await?
+    }
+
+    /// Waits until the service may have another connection, if its policy limits them. Errors: so many
+    /// requests wait, or it took too long, or the client is gone.
+    async fn wait_for_connection(
+        &mut self,
+        client: &mut Client,
+    ) -> Result<Option<ServicePortSlot>, AttemptError> {
+        let place = match self.target.take_connection(&self.connection.worker)? {
+            ConnectionSlot::Taken(slot) => return Ok(slot),
+            ConnectionSlot::Queued(place) => place,
+        };
+        let gone = poll_fn(|context| client.poll_stream_gone(context));
+        // Boxed, since few requests wait.
+        let waiting = Box::pin(async {
+            tokio::select! {
+                biased;
+                slot = place.wait() => Ok(Some(slot)),
+                error = gone => Err(AttemptError::ClientGone(error.to_string())),
+            }
+        });
+        let slot = within_time(waiting, &mut self.timers).await.map_err(|late| match late {
+            AttemptError::TryTimeout(time) | AttemptError::RouteTimeout(time) => {
+                AttemptError::NoConnectionInTime(time)
+            }
+            other => other,
+        })??;
+        let is_there = client.check_is_there().await;
+        is_there.map_err(|error| AttemptError::ClientGone(error.to_string()))?;
+        Ok(slot)
+    }
+
+    /// Counts the request as one that is under way. Errors: so many are.
+    fn count_request(&mut self) -> Result<(), AttemptError> {
+        self.slots.request = None;
+        self.slots.request = self.target.take_request(&self.connection.worker)?;
+        Ok(())
+    }
+
+    /// Counts the request as one that is sent again, instead of an earlier time. Returns whether it may be.
+    fn begin_retry(&mut self, record: &mut RequestRecord) -> bool {
+        self.slots.retry = None;
+        match self.target.take_retry(&self.connection.worker) {
+            Ok(slot) => {
+                self.slots.retry = slot;
+                true
+            }
+            Err((limit, most)) => {
+                record.refuse_retry(limit, most);
+                false
+            }
         }
     }
 
@@ -216,7 +324,9 @@ impl RetryLoop<'_> {
                 conditions.covers_reset()
             }
             AttemptError::AllEjected
-            | AttemptError::Overflow(_)
+            | AttemptError::Overflow(..)
+            | AttemptError::NoConnection(_)
+            | AttemptError::NoConnectionInTime(_)
             | AttemptError::RouteTimeout(_)
             | AttemptError::Revoked(_)
             | AttemptError::ClientGone(_)
@@ -224,13 +334,15 @@ impl RetryLoop<'_> {
         }
     }
 
-    /// Reports an attempt to outlier detection: no response and 5xx are failures of the endpoint.
+    /// Reports an attempt to outlier detection: the status of its response, or that there is none.
     fn report(&self, key: &EndpointId, attempted: &Result<UpstreamExchange, AttemptError>) {
+        let TargetService { policy, endpoints, .. } = self.target;
+        let outliers = &self.connection.worker.shared.outliers;
         let failure = match attempted {
-            Ok(_) if self.response.status.is_server_error() => {
-                Some(format!("status {}", self.response.status))
+            Ok(_) => {
+                let status = self.response.status.as_u16();
+                return outliers.report_response(key, endpoints, policy, status, Instant::now());
             }
-            Ok(_) => None,
             Err(AttemptError::Connect(error)) if error.stops_retries() => return,
             Err(
                 error @ (AttemptError::Connect(_)
@@ -239,13 +351,10 @@ impl RetryLoop<'_> {
                 | AttemptError::Malformed(_)
                 | AttemptError::TryTimeout(_)
                 | AttemptError::RouteTimeout(_)),
-            ) => Some(error.to_string()),
+            ) => error,
             Err(_) => return,
         };
-        let TargetService { policy, endpoints, .. } = self.target;
-        let failure = failure.as_ref().map(|reason| reason as &dyn std::fmt::Display);
-        let outliers = &self.connection.worker.shared.outliers;
-        outliers.report_result(key, endpoints, policy, failure, Instant::now());
+        outliers.report_result(key, endpoints, policy, Some(failure), Instant::now());
     }
 }
 

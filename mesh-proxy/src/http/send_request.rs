@@ -16,6 +16,7 @@ use super::upstream_connection::UpstreamConnection;
 use super::upstream_exchange::UpstreamExchange;
 use crate::authorized_connections::AuthorizedConnection;
 use crate::connect_to_endpoint::UpstreamError;
+use crate::telemetry::RequestLimit;
 
 /// Most interim responses to one request.
 const MAX_INTERIM: usize = 100;
@@ -26,9 +27,15 @@ pub(super) enum AttemptError {
     /// Every endpoint is ejected after failures.
     #[error("every endpoint is ejected after failures")]
     AllEjected,
-    /// The service has as many connections as its policy lets it.
+    /// The service has as many requests, or retries, as its policy lets it.
+    #[error("the service has its {1} requests already ({0})")]
+    Overflow(RequestLimit, u32),
+    /// The service has as many connections as its policy lets it, so that the request waits.
     #[error("the service has its {0} connections already (maxConnections)")]
-    Overflow(u32),
+    NoConnection(u32),
+    /// It waited too long.
+    #[error("none of the service's connections (maxConnections) was free within {} ms", .0.as_millis())]
+    NoConnectionInTime(Duration),
     /// No connection could be made, so nothing was sent.
     #[error(transparent)]
     Connect(UpstreamError),

@@ -1,6 +1,7 @@
 //! One connection to an endpoint that requests are sent on, one after the other.
 
 use std::future::poll_fn;
+use std::num::NonZeroU32;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
@@ -11,7 +12,7 @@ use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
 use tokio::task::spawn_local;
 
 use crate::authorized_connections::AuthorizedConnection;
-use crate::balance::ServiceSlot;
+use crate::balance::{ServicePortKey, ServiceSlot};
 use crate::connect_to_endpoint::Upstream;
 use crate::inbound::AuthorizedApplicationSocket;
 use crate::stream::{LOCAL_TRANSPORT, Stream};
@@ -20,7 +21,16 @@ use crate::stream::{LOCAL_TRANSPORT, Stream};
 const CLOSE_TIME: Duration = Duration::from_secs(1);
 
 /// A slot below the limit of a service's port.
-pub(super) type ServicePortSlot = ServiceSlot<(Arc<str>, u16)>;
+pub(super) type ServicePortSlot = ServiceSlot<ServicePortKey>;
+
+/// How long a connection is of use, by the policy for its service's port.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ConnectionUse {
+    /// Time without a request; none: the usual one of its protocol.
+    pub idle_timeout: Option<Duration>,
+    /// Most requests; none: no limit.
+    pub most_requests: Option<NonZeroU32>,
+}
 
 /// A connection to an endpoint.
 pub(super) struct UpstreamConnection {
@@ -31,6 +41,10 @@ pub(super) struct UpstreamConnection {
     authorized: Option<AuthorizedConnection>,
     /// Counts the connection against the service's limit.
     slot: Option<ServicePortSlot>,
+    /// Requests that went on it.
+    requests: u32,
+    /// By the policy when the last of them did.
+    usage: ConnectionUse,
     /// Transport as the access log names it.
     pub transport: &'static str,
 }
@@ -47,7 +61,8 @@ impl UpstreamConnection {
                 (Stream::from_socket(socket), Some(authorized), LOCAL_TRANSPORT)
             }
         };
-        Self { io, input: BytesMut::new(), authorized, slot: None, transport }
+        let usage = ConnectionUse { idle_timeout: None, most_requests: None };
+        Self { io, input: BytesMut::new(), authorized, slot: None, requests: 0, usage, transport }
     }
 
     /// Returns the policy that allowed it, if it is this node's to know, and one had to.
@@ -71,9 +86,21 @@ impl UpstreamConnection {
         (self.io, self.authorized)
     }
 
-    /// Counts it against the limit of its service's port from now on.
-    pub fn hold_slot(&mut self, slot: Option<ServicePortSlot>) {
+    /// Counts another request on it, and it against the limit of its service's port from now on.
+    pub fn begin_request(&mut self, slot: Option<ServicePortSlot>, usage: ConnectionUse) {
         self.slot = slot;
+        self.requests = self.requests.saturating_add(1);
+        self.usage = usage;
+    }
+
+    /// Whether it has had as many requests as it may.
+    pub fn is_used_up(&self) -> bool {
+        self.usage.most_requests.is_some_and(|most| self.requests >= most.get())
+    }
+
+    /// Returns the time that it may have no request, if its policy says so.
+    pub fn idle_timeout(&self) -> Option<Duration> {
+        self.usage.idle_timeout
     }
 
     /// Counts it no longer: it is idle, or about to end.

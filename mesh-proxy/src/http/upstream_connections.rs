@@ -15,14 +15,12 @@ use h2::client::SendRequest;
 use super::h2::{CountedStream, Http2Connection};
 use super::read_buffers;
 use super::send_request::AttemptError;
-use super::upstream_connection::{ServicePortSlot, UpstreamConnection};
+use super::upstream_connection::{ConnectionUse, ServicePortSlot, UpstreamConnection};
 use crate::local_pod_identity::LocalPod;
 
-/// How long a connection waits for a request. Servers close theirs after five seconds and more; one that is
-/// closed while a request is on its way to it would cost that request.
+/// How long a connection waits for a request unless its policy says otherwise. Servers close theirs after
+/// five seconds and more; one that is closed while a request is on its way to it would cost that request.
 const IDLE_TIME: Duration = Duration::from_secs(4);
-/// How long a connection of HTTP/2 waits for one. Whoever closes it says so before.
-const HTTP2_IDLE_TIME: Duration = Duration::from_mins(1);
 /// How often connections that have waited too long are looked for, while there are requests.
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
 /// Most idle connections of one pod to one endpoint. A new one costs a stream, and no round trip.
@@ -82,13 +80,20 @@ struct Idle {
     since: Instant,
 }
 
+impl Idle {
+    fn is_expired(&self) -> bool {
+        self.since.elapsed() >= self.connection.idle_timeout().unwrap_or(IDLE_TIME)
+    }
+}
+
 impl UpstreamConnections {
     /// Takes the connection that was used last; none if there is none that can take a request.
     pub(super) async fn take(&self, key: &UpstreamKey) -> Option<Box<UpstreamConnection>> {
         loop {
-            let Idle { mut connection, since } = self.idle.borrow_mut().get_mut(key)?.pop()?;
+            let idle = self.idle.borrow_mut().get_mut(key)?.pop()?;
             self.count.set(self.count.get() - 1);
-            if since.elapsed() < IDLE_TIME && connection.is_usable().await {
+            let (is_expired, mut connection) = (idle.is_expired(), idle.connection);
+            if !is_expired && connection.is_usable().await {
                 return Some(connection);
             }
             connection.close_in_order();
@@ -98,7 +103,7 @@ impl UpstreamConnections {
     /// Keeps a connection whose last response is complete.
     pub(super) fn keep(&self, key: UpstreamKey, mut connection: Box<UpstreamConnection>) {
         connection.release_slot();
-        if !connection.input.is_empty() {
+        if !connection.input.is_empty() || connection.is_used_up() {
             // What follows a response belongs to none.
             return connection.close_in_order();
         }
@@ -123,6 +128,7 @@ impl UpstreamConnections {
     pub(super) async fn get_or_open_shared<Opening>(
         &self,
         key: &UpstreamKey,
+        usage: ConnectionUse,
         take_slot: impl Fn() -> Result<Option<ServicePortSlot>, AttemptError>,
         open: impl FnOnce() -> Opening,
     ) -> Result<(CountedStream, SendRequest<Bytes>), AttemptError>
@@ -132,7 +138,7 @@ impl UpstreamConnections {
         if self.swept.get().is_none_or(|swept| swept.elapsed() > SWEEP_EVERY) {
             self.close_idle();
         }
-        if let Some(found) = self.find_shared(key, &take_slot)? {
+        if let Some(found) = self.find_shared(key, usage, &take_slot)? {
             return Ok(found);
         }
         let (opening, failures) = {
@@ -142,7 +148,7 @@ impl UpstreamConnections {
         };
         let failed_before = failures.get();
         let mut only_one = Some(opening.lock().await);
-        if let Some(found) = self.find_shared(key, &take_slot)? {
+        if let Some(found) = self.find_shared(key, usage, &take_slot)? {
             return Ok(found);
         }
         if failures.get() != failed_before {
@@ -154,8 +160,15 @@ impl UpstreamConnections {
         }
         let opened = open().await.inspect_err(|_| failures.set(failures.get() + 1))?;
         drop(only_one);
-        let taken = (opened.count_stream(None), opened.request_sender());
-        self.shared.borrow_mut().entry(key.clone()).or_default().connections.push(opened);
+        let taken = (opened.count_stream(None, usage), opened.request_sender());
+        let mut all = self.shared.borrow_mut();
+        let connections = &mut all.entry(key.clone()).or_default().connections;
+        // Those that take no more requests end with their last one.
+        connections.retain(|it| !it.is_over());
+        if !opened.is_over() {
+            connections.push(opened);
+        }
+        drop(all);
         Ok(taken)
     }
 
@@ -169,6 +182,7 @@ impl UpstreamConnections {
     fn find_shared(
         &self,
         key: &UpstreamKey,
+        usage: ConnectionUse,
         take_slot: impl Fn() -> Result<Option<ServicePortSlot>, AttemptError>,
     ) -> Result<Option<(CountedStream, SendRequest<Bytes>)>, AttemptError> {
         let all = self.shared.borrow();
@@ -178,18 +192,18 @@ impl UpstreamConnections {
             return Ok(None);
         };
         let slot = if found.needs_slot() { take_slot()? } else { None };
-        Ok(Some((found.count_stream(slot), found.request_sender())))
+        Ok(Some((found.count_stream(slot, usage), found.request_sender())))
     }
 
     /// Closes connections that have waited too long.
     pub fn close_idle(&self) {
         self.swept.set(Some(Instant::now()));
         self.shared.borrow_mut().retain(|_, shared| {
-            shared.connections.retain(|it| !it.is_over() && !it.is_idle_for(HTTP2_IDLE_TIME));
+            shared.connections.retain(|it| !it.is_over() && !it.is_idle_too_long());
             !shared.connections.is_empty() || Rc::strong_count(&shared.opening) > 1
         });
         self.idle.borrow_mut().retain(|_, idle| {
-            let expired: Vec<_> = idle.extract_if(.., |idle| idle.since.elapsed() >= IDLE_TIME).collect();
+            let expired: Vec<_> = idle.extract_if(.., |idle| idle.is_expired()).collect();
             self.count.set(self.count.get() - expired.len());
             expired.into_iter().for_each(|idle| idle.connection.close_in_order());
             !idle.is_empty()

@@ -3,11 +3,13 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use http::StatusCode;
 use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 
+use super::request_limit::RequestLimit;
 use super::request_record::{RequestFlag, RequestOutcome};
 use super::worker_metrics::{REQUEST_BOUNDS, RequestKey, WorkerMetrics};
 
@@ -41,6 +43,24 @@ pub(super) fn encode_request_metrics(
         let count = sum.buckets.iter().sum();
         let mut family = durations.encode_family(labels)?;
         family.encode_histogram::<NoLabelSet>(sum.milliseconds, count, &buckets, None)?;
+    }
+    Ok(())
+}
+
+/// Writes how often each limit of a service's requests has let one not through.
+pub(super) fn encode_over_request_limits(
+    encoder: &mut DescriptorEncoder<'_>,
+    workers: &[Arc<WorkerMetrics>],
+) -> fmt::Result {
+    let (name, help) =
+        ("nodemesh_requests_over_limit", "Requests and retries refused by a limit of their service");
+    let mut total = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+    for limit in RequestLimit::ALL {
+        let of =
+            |worker: &Arc<WorkerMetrics>| worker.over_request_limit[limit as usize].load(Ordering::Relaxed);
+        let count: u64 = workers.iter().map(of).sum();
+        let labels = [("limit", limit.as_str())];
+        total.encode_family(&labels)?.encode_counter::<NoLabelSet, u64, u64>(&count, None)?;
     }
     Ok(())
 }
@@ -82,6 +102,7 @@ mod tests {
             RequestRecord::new(worker, client, server).end(StatusCode::NOT_FOUND, flag, "");
         }
         drop(RequestRecord::new(&workers[0], client, server));
+        workers.iter().for_each(|worker| worker.count_over_request_limit(RequestLimit::Retries));
         let text = AgentMetrics::new(workers, AccessLog::disabled()).render_prometheus().unwrap();
         let value = |start: &str, with: &str| -> String {
             let line = text.lines().find(|line| line.starts_with(start) && line.contains(with));
@@ -90,6 +111,8 @@ mod tests {
         assert_eq!(value("istio_requests_total{", "response_code=\"200\""), "2");
         assert_eq!(value("istio_requests_total{", "response_flags=\"NR\""), "2");
         assert_eq!(value("istio_requests_total{", "response_code=\"0\""), "1");
+        assert_eq!(value("nodemesh_requests_over_limit_total{", "limit=\"maxRetries\""), "2");
+        assert_eq!(value("nodemesh_requests_over_limit_total{", "limit=\"http2MaxRequests\""), "0");
         assert_eq!(value("istio_request_duration_milliseconds_count{", "response_code=\"200\""), "2");
         assert!(text.contains("request_protocol=\"http\"") && text.contains("le=\"3600000.0\""), "{text}");
     }

@@ -18,7 +18,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
 use super::access_log::AccessLog;
-use super::encode_request_metrics::encode_request_metrics;
+use super::encode_request_metrics::{encode_over_request_limits, encode_request_metrics};
 use super::traffic_labels::TrafficLabels;
 use super::worker_metrics::{DURATION_BOUNDS, DurationHistogram, TrafficCounters, WorkerMetrics};
 
@@ -206,6 +206,7 @@ impl Collector for Workers {
             }
         }
         encode_request_metrics(&mut encoder, &self.all)?;
+        encode_over_request_limits(&mut encoder, &self.all)?;
         self.histogram(
             &mut encoder,
             "nodemesh_connect_duration_seconds",

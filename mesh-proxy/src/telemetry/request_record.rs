@@ -1,5 +1,6 @@
 //! The record of one HTTP request, from its head to its one outcome.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -11,6 +12,7 @@ use mesh_api::plan::Endpoint;
 use super::access_log::RequestLogEntry;
 use super::connection_details::ConnectionDetails;
 use super::connection_record::ConnectionOutcome;
+use super::request_limit::RequestLimit;
 use super::traffic_labels::Reporter;
 use super::worker_metrics::WorkerMetrics;
 use crate::stream::PLAIN_TRANSPORT;
@@ -37,6 +39,8 @@ pub(super) struct RequestMessage {
     /// Endpoints that it was sent to.
     pub attempts: u32,
     pub is_delayed: bool,
+    /// The limit that has not let a retry through, and its number.
+    pub refused_retry: Option<(RequestLimit, u32)>,
     pub is_grpc: bool,
     /// The outcome that gRPC tells.
     pub grpc_status: Option<u32>,
@@ -65,6 +69,24 @@ impl RequestMessage {
     }
 }
 
+impl RequestMessage {
+    /// Returns the flag and reason of a request that may have been sent again but for a limit: that is why it
+    /// failed, unless the client had its part in it.
+    fn why_not_retried<'a>(
+        &self,
+        flag: Option<RequestFlag>,
+        reason: &'a str,
+    ) -> (Option<RequestFlag>, Cow<'a, str>) {
+        let is_clients = matches!(flag, Some(RequestFlag::ClientGone | RequestFlag::ClientProtocolError));
+        let Some((limit, most)) = self.refused_retry.filter(|_| !is_clients) else {
+            return (flag, reason.into());
+        };
+        let retries = format!("not sent again: {most} retries are under way ({limit})");
+        let reason = if reason.is_empty() { retries } else { format!("{reason}; {retries}") };
+        (Some(RequestFlag::Overflow), reason.into())
+    }
+}
+
 /// `UNAUTHENTICATED`, the last outcome of gRPC.
 const LAST_GRPC_STATUS: u8 = 16;
 
@@ -87,7 +109,7 @@ pub enum RequestFlag {
     UpstreamProtocolError,
     /// No response came in time.
     Timeout,
-    /// The service has as many connections as its policy lets it.
+    /// The service has as many requests under way, waiting or sent again as its policy lets it.
     Overflow,
     /// The client went away.
     ClientGone,
@@ -181,6 +203,12 @@ impl RequestRecord {
         self.message.is_delayed = true;
     }
 
+    /// Notes that it is not sent again: the service has so many retries already.
+    pub fn refuse_retry(&mut self, limit: RequestLimit, most: u32) {
+        self.metrics.count_over_request_limit(limit);
+        self.message.refused_retry = Some((limit, most));
+    }
+
     /// Notes that it goes to an endpoint.
     pub fn begin_attempt(&mut self, endpoint: &Endpoint) {
         self.message.attempts += 1;
@@ -225,6 +253,7 @@ impl RequestRecord {
 
     fn finish(&mut self, status: Option<StatusCode>, flag: Option<RequestFlag>, reason: &str) {
         self.ended = true;
+        let (flag, reason) = self.message.why_not_retried(flag, reason);
         let flag = flag.or_else(|| self.message.is_delayed.then_some(RequestFlag::DelayInjected));
         let duration: Duration = self.since.elapsed();
         let outcome = RequestOutcome { status, flag, grpc: self.message.grpc_outcome() };
@@ -234,7 +263,7 @@ impl RequestRecord {
             message: &self.message,
             status,
             flag,
-            reason,
+            reason: &reason,
             duration,
         });
     }

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use super::access_log::AccessLog;
 use super::connection_record::LifetimeExpiry;
 use super::open_connections::OpenConnections;
+use super::request_limit::RequestLimit;
 use super::request_record::RequestOutcome;
 use super::traffic_labels::{LabelKey, TrafficLabels};
 
@@ -93,6 +94,8 @@ pub struct WorkerMetrics {
     pub(super) window_capped: AtomicU64,
     pub(super) copies: AtomicU64,
     pub(super) copies_failed: AtomicU64,
+    /// In the order of [`RequestLimit::ALL`].
+    pub(super) over_request_limit: [AtomicU64; RequestLimit::ALL.len()],
     pub(super) open: OpenConnections,
     pub(super) log: AccessLog,
 }
@@ -120,6 +123,7 @@ impl WorkerMetrics {
             window_capped: AtomicU64::new(0),
             copies: AtomicU64::new(0),
             copies_failed: AtomicU64::new(0),
+            over_request_limit: Default::default(),
             open: OpenConnections::default(),
             log,
         })
@@ -195,6 +199,11 @@ impl WorkerMetrics {
     pub fn count_copy(&self, is_answered: bool) {
         let counter = if is_answered { &self.copies } else { &self.copies_failed };
         counter.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts a request, or a retry, that a limit of its service's port has not let through.
+    pub fn count_over_request_limit(&self, limit: RequestLimit) {
+        self.over_request_limit[limit as usize].fetch_add(1, Ordering::Relaxed);
     }
 
     /// Counts a connection that reached a bound of its lifetime.

@@ -15,7 +15,7 @@ use mesh_api::plan::{Snapshot, Workload};
 use tokio::sync::{Notify, watch};
 
 use crate::authorized_connections::AuthorizedConnections;
-use crate::balance::{OutlierDetector, Picker, ServiceConnectionLimits, SessionAffinity};
+use crate::balance::{OutlierDetector, Picker, ServiceLimits, SessionAffinity};
 use crate::certs::{Certificates, WorkloadCertificate};
 use crate::deferred_accept::{self, DeferredAccepts};
 use crate::flood_penalty::FloodPenalties;
@@ -49,8 +49,8 @@ pub struct SharedState {
     pub outliers: OutlierDetector,
     /// Session affinity: clients that keep their endpoint of a service.
     pub affinity: SessionAffinity,
-    /// Open connections of services that limit them.
-    pub service_limits: ServiceConnectionLimits<(Arc<str>, u16)>,
+    /// Connections, requests and retries of services that limit them.
+    pub service_limits: ServiceLimits,
     /// Queues of deferred SYNs.
     pub syn_router: deferred_accept::SynRouter,
     /// Most connections that a worker may have open.

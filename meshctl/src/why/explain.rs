@@ -167,8 +167,13 @@ fn way(snapshot: &Snapshot, client: &Workload, address: SocketAddr, agent: &Agen
         let (transport, note) = transport(client, target, &agent.same_node, kept);
         Endpoint { note, ..endpoint(snapshot, client, target, transport) }
     };
-    let routed = HttpRoutes::find(snapshot, client, address);
-    let routed = routed.and_then(|routes| Some((routes.service, routes.table?)));
+    let read = HttpRoutes::find(snapshot, client, address);
+    let reason = |routes: &HttpRoutes| match routes.table {
+        Some(_) => ProxyRequiredReason::HttpRoutes,
+        None => ProxyRequiredReason::HttpPolicy,
+    };
+    let read_for = read.as_ref().map(reason);
+    let routed = read.and_then(|routes| Some((routes.service, routes.table?)));
     if let (Some((service, table)), Some(request)) = (&routed, &agent.request) {
         let answer = request::explain(snapshot, client, address, table, request);
         way.service = Some(service.key.to_string());
@@ -198,8 +203,7 @@ fn way(snapshot: &Snapshot, client: &Workload, address: SocketAddr, agent: &Agen
             way.note = routed.as_ref().map(|(_, table)| {
                 format!("HTTP/1 requests go where {} says; what follows is for other bytes", table.source)
             });
-            let kept = routed.map(|_| ProxyRequiredReason::HttpRoutes);
-            let kept = kept.or_else(|| {
+            let kept = read_for.or_else(|| {
                 kernel_enforceable_traffic_policy::check_traffic_policy_kernel_enforceable(
                     policy,
                     endpoints.len(),

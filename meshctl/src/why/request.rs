@@ -9,7 +9,7 @@ use mesh_api::plan::http_routes::{
     Retries,
 };
 use mesh_api::plan::outbound::Destination;
-use mesh_api::plan::{self, Snapshot, Workload};
+use mesh_api::plan::{self, PortPolicy, Snapshot, Workload};
 use serde::Serialize;
 
 use super::destination::Url;
@@ -58,6 +58,19 @@ impl RequestView for Request {
         let first = Cow::Borrowed(values.next()?.as_str());
         Some(values.fold(first, |joined, value| Cow::Owned(format!("{joined},{value}"))))
     }
+}
+
+/// Returns a line with the limits that a policy sets for connections and requests of an agent's clients; none
+/// if it sets none.
+fn limits_of(policy: &PortPolicy) -> Option<String> {
+    let connections = policy.pool.max_connections.map(|most| ("maxConnections", most.get()));
+    let all = connections.into_iter().chain(policy.pool.http.limits());
+    let mut said: Vec<_> = all.map(|(field, most)| format!("{field} {most}")).collect();
+    said.extend(policy.retry_budget.map(|budget| {
+        let share = percent(budget.share, u64::from(100 * PER_PERCENT));
+        format!("retryBudget {share}, at least {}", budget.min_retry_concurrency)
+    }));
+    (!said.is_empty()).then(|| format!("limits of each agent: {}", said.join(", ")))
 }
 
 /// Reads a header as curl's `-H` has it.
@@ -141,9 +154,10 @@ pub fn explain(
                 }
                 let to = destination.endpoints(snapshot, client, address);
                 answer.outcome.push(format!("{share} to {}: {}", name_of(destination), summary(&to)));
-                if let Destination::Service { endpoints, .. } = to
+                if let Destination::Service { endpoints, policy, .. } = to
                     && destination.weight > 0
                 {
+                    answer.outcome.extend(limits_of(&policy));
                     answer.endpoints.extend(endpoints.iter().cloned());
                 }
             }

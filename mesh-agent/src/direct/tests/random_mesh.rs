@@ -28,6 +28,10 @@ pub const TARGET_PORT: u16 = 8080;
 /// The services' outlier detection.
 pub const OUTLIER_LIMITS: OutlierDetection = OutlierDetection {
     consecutive_errors: NonZeroU32::new(2),
+    consecutive_gateway_errors: None,
+    splits_local_origin_errors: false,
+    consecutive_local_origin_failures: None,
+    http_error_statuses: Vec::new(),
     interval: Duration::from_secs(10),
     base_ejection_time: Duration::from_secs(10),
     max_ejection_percent: 100,
@@ -242,12 +246,14 @@ fn traffic(random: &mut StdRng) -> ext::TrafficPolicy {
         base_ejection_time: seconds(10),
         max_ejection_percent: 100,
         min_health_percent: 0,
+        ..ext::OutlierDetection::default()
     };
     let policy = ext::PortPolicy {
         hash: None,
         lb: random.random_range(0..5),
         pool: Some(pool),
         outlier: random.random_bool(0.7).then_some(outlier),
+        ..ext::PortPolicy::default()
     };
     ext::TrafficPolicy { default: Some(policy), ..ext::TrafficPolicy::default() }
 }

@@ -130,6 +130,42 @@ fn settings_of_a_port_replace_the_rest() {
 }
 
 #[test]
+fn limits_of_requests_reach_the_agents_and_a_budget_all_ports() {
+    let text = "---\napiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: a, namespace: shop}\n\
+        spec:\n  host: web\n  trafficPolicy:\n    connectionPool:\n      http: {http1MaxPendingRequests: 1, \
+        http2MaxRequests: 2, maxRequestsPerConnection: 3, maxRetries: 4, idleTimeout: 5s, h2UpgradePolicy: UPGRADE}\n    \
+        retryBudget: {percent: 12.5, minRetryConcurrency: 6}\n    \
+        outlierDetection: {consecutiveGatewayErrors: 7, splitExternalLocalOriginErrors: true, \
+        outlierDetectionHttpErrorCodes: [429]}\n    portLevelSettings: [{port: {number: 80}}]\n  \
+        subsets:\n  - {name: v1, trafficPolicy: {portLevelSettings: [{port: {number: 81}}]}}\n  \
+        - {name: v2, trafficPolicy: {retryBudget: {percent: 1, minRetryConcurrency: 8}}}\n";
+    let policy = policies(text).remove(0);
+    let default = policy.default.as_ref().expect("always there");
+    let expected = ext::HttpPool {
+        max_requests: 2,
+        max_pending_requests: 1,
+        max_requests_per_connection: 3,
+        max_retries: 4,
+        idle_timeout: Some(prost_types::Duration { seconds: 5, nanos: 0 }),
+        upgrades_to_http2: true,
+        uses_client_protocol: false,
+    };
+    assert_eq!(default.pool.as_ref().and_then(|pool| pool.http), Some(expected));
+    let outlier = default.outlier.as_ref().expect("was set");
+    assert_eq!((outlier.consecutive_errors, outlier.consecutive_gateway_errors), (5, 7));
+    assert_eq!((outlier.consecutive_local_origin_failures, &*outlier.http_error_statuses), (5, &[429][..]));
+    assert!(outlier.splits_local_origin_errors);
+    let budget = |policy: &ext::PortPolicy| {
+        policy.retry_budget.as_ref().map(|budget| (budget.share, budget.min_retry_concurrency))
+    };
+    let of_service = Some((125_000, 6));
+    assert_eq!((budget(default), budget(&policy.ports[&80])), (of_service, of_service));
+    let subset = |name: &str, port: u32| budget(&policy.subsets[name].ports[&port]);
+    assert_eq!((subset("v1", 80), subset("v1", 81)), (of_service, of_service));
+    assert_eq!(subset("v2", 80), Some((10_000, 8)));
+}
+
+#[test]
 fn a_host_without_a_service_is_said() {
     let compiled = compiled(&rule("a", "shop", "nobody", "RANDOM", ""));
     assert_eq!(
@@ -179,7 +215,7 @@ fn a_subset_replaces_what_is_for_all_endpoints_block_by_block() {
         ),
         // A block replaces the other whatever is in it.
         (
-            "trafficPolicy: {connectionPool: {http: {maxRetries: 1}}, loadBalancer: {warmupDurationSecs: 1s}}",
+            "trafficPolicy: {connectionPool: {http: {maxConcurrentStreams: 1}}, loadBalancer: {warmupDurationSecs: 1s}}",
             &["UNSPECIFIED 0 3", "80: UNSPECIFIED 0 0", "81: UNSPECIFIED 0 0"],
         ),
         (

@@ -372,6 +372,20 @@ fn connections_are_read_where_a_policy_is_about_requests() {
         assert_eq!(found.is_some(), is_read, "{protocol:?} {key:?}");
         assert!(found.is_none_or(|found| found.table.is_none()), "requests go to the service itself");
     }
+    let http = wire::HttpPool { max_requests: 1, ..wire::HttpPool::default() };
+    let pool = Some(wire::ConnectionPool { http: Some(http), ..wire::ConnectionPool::default() });
+    let retry_budget = Some(wire::RetryBudget::default());
+    for (default, is_read) in [
+        (wire::PortPolicy::default(), false),
+        (wire::PortPolicy { pool, ..wire::PortPolicy::default() }, true),
+        (wire::PortPolicy { retry_budget, ..wire::PortPolicy::default() }, true),
+    ] {
+        let policy = wire::TrafficPolicy { default: Some(default), ..wire::TrafficPolicy::default() };
+        let service = service_with_traffic_policies(web(&[VIP]), vec![policy]);
+        let snapshot = snapshot(vec![service_resource(service)]);
+        let found = HttpRoutes::find(&snapshot, &client(), "10.96.0.1:80".parse().unwrap());
+        assert_eq!(found.is_some(), is_read);
+    }
 }
 
 #[test]

@@ -1,8 +1,9 @@
 //! `DestinationRule`: how clients connect to a service (Istio's `networking.istio.io`), as far as connections
-//! go. What it says of HTTP and of TLS to outside services is accepted, with a warning that it has no effect
-//! yet.
+//! and HTTP requests go. What it says of TLS to outside services is accepted, with a warning that it has no
+//! effect yet.
 
 mod consistent_hash;
+mod http_pool;
 mod read;
 
 use std::{collections::BTreeMap, time::Duration};
@@ -10,6 +11,7 @@ use std::{collections::BTreeMap, time::Duration};
 use super::{LabelSelector, Labels, Metadata};
 
 pub use consistent_hash::{HashCookie, HashKey};
+pub use http_pool::{HttpPool, RetryBudget};
 
 /// A destination rule.
 #[derive(Clone, Debug)]
@@ -60,7 +62,7 @@ impl TrafficSettings {
     fn is_nothing(&self) -> bool {
         let pool = self.pool.as_ref().is_none_or(|pool| *pool == ConnectionPool::default());
         let balances = self.load_balancer.as_ref().is_some_and(|lb| *lb != LoadBalancer::Unspecified);
-        !balances && pool && self.outlier.is_none()
+        !balances && pool && self.outlier.is_none() && self.retry_budget.is_none()
     }
 }
 
@@ -74,6 +76,8 @@ pub struct TrafficSettings {
     pub pool: Option<ConnectionPool>,
     /// When an endpoint is left out for a while.
     pub outlier: Option<OutlierDetection>,
+    /// Most retries, instead of `maxRetries`. What is said of a port does not replace it.
+    pub retry_budget: Option<RetryBudget>,
 }
 
 /// `loadBalancer`: how an endpoint is chosen.
@@ -94,7 +98,7 @@ pub enum LoadBalancer {
     ConsistentHash(HashKey),
 }
 
-/// `connectionPool.tcp`. Unset means the default.
+/// `connectionPool`: its `tcp`, and `http`. Unset means the default.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ConnectionPool {
     /// Most connections to the service from one proxy.
@@ -107,6 +111,8 @@ pub struct ConnectionPool {
     pub max_connection_duration: Option<Duration>,
     /// Silence after which a connection is closed. Unset: none does.
     pub idle_timeout: Option<Duration>,
+    /// Limits of requests.
+    pub http: HttpPool,
 }
 
 /// `connectionPool.tcp.tcpKeepalive`. Unset means the kernel's default.
@@ -123,8 +129,17 @@ pub struct TcpKeepalive {
 /// `outlierDetection`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OutlierDetection {
-    /// Failures in a row that put an endpoint out; 0 for never. At this layer a failed connect is a failure.
+    /// Failures in a row that put an endpoint out; 0 for never: 5xx, and unless they are split off, failures
+    /// of local origin.
     pub consecutive_errors: u32,
+    /// The same of 502, 503 and 504; 0 for never.
+    pub consecutive_gateway_errors: u32,
+    /// Whether failed connects and missing responses (of local origin) are counted apart.
+    pub splits_local_origin_errors: bool,
+    /// Failures of local origin in a row that put an endpoint out, where they are split off; 0 for never.
+    pub consecutive_local_origin_failures: u32,
+    /// Statuses that are failures instead of 5xx; empty: 5xx are.
+    pub http_error_statuses: Vec<u16>,
     /// Time between looks.
     pub interval: Duration,
     /// Time out, multiplied by the number of times that it happened.
@@ -140,6 +155,10 @@ impl Default for OutlierDetection {
     fn default() -> Self {
         Self {
             consecutive_errors: 5,
+            consecutive_gateway_errors: 0,
+            splits_local_origin_errors: false,
+            consecutive_local_origin_failures: 5,
+            http_error_statuses: Vec::new(),
             interval: Duration::from_secs(10),
             base_ejection_time: Duration::from_secs(30),
             max_ejection_percent: 10,

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, HashSet};
 
 use super::{
-    ConnectionPool, DestinationRule, HashKey, LoadBalancer, OutlierDetection, Subset, TcpKeepalive,
-    TrafficPolicy, TrafficSettings,
+    ConnectionPool, DestinationRule, HashKey, HttpPool, LoadBalancer, OutlierDetection, RetryBudget, Subset,
+    TcpKeepalive, TrafficPolicy, TrafficSettings,
 };
 use crate::{
     document::{
@@ -82,9 +82,11 @@ fn traffic_policy(at: &Cursor<'_>) -> TrafficPolicy {
     let known: Vec<_> =
         BLOCKS.into_iter().chain(["portLevelSettings", "tunnel", "proxyProtocol", "retryBudget"]).collect();
     let fields = at.fields(&known);
-    fields.warn_unsupported_fields(&["tunnel", "proxyProtocol", "retryBudget"]);
-    let ports = fields.get("portLevelSettings").map(|at| port_settings(&at)).unwrap_or_default();
-    TrafficPolicy { settings: settings(&fields), ports }
+    fields.warn_unsupported_fields(&["tunnel", "proxyProtocol"]);
+    let retry_budget = fields.get("retryBudget").map(|at| RetryBudget::read(&at));
+    let mut ports = fields.get("portLevelSettings").map(|at| port_settings(&at)).unwrap_or_default();
+    ports.values_mut().for_each(|settings| settings.retry_budget = retry_budget);
+    TrafficPolicy { settings: TrafficSettings { retry_budget, ..settings(&fields) }, ports }
 }
 
 fn port_settings(at: &Cursor<'_>) -> BTreeMap<u16, TrafficSettings> {
@@ -120,6 +122,7 @@ fn settings(fields: &Fields<'_>) -> TrafficSettings {
         load_balancer: fields.get("loadBalancer").map(|at| load_balancer(&at)),
         pool: fields.get("connectionPool").map(|at| connection_pool(&at)),
         outlier: fields.get("outlierDetection").map(|at| outlier_detection(&at)),
+        retry_budget: None,
     }
 }
 
@@ -156,9 +159,13 @@ fn load_balancer(at: &Cursor<'_>) -> LoadBalancer {
 
 fn connection_pool(at: &Cursor<'_>) -> ConnectionPool {
     let fields = at.fields(&["tcp", "http"]);
-    fields.warn_unsupported_fields(&["http"]);
-    let Some(tcp) = fields.get("tcp") else { return ConnectionPool::default() };
-    let tcp = tcp.fields(&[
+    let http = fields.get("http").map(|at| HttpPool::read(&at)).unwrap_or_default();
+    let tcp = fields.get("tcp").map(|at| tcp_pool(&at)).unwrap_or_default();
+    ConnectionPool { http, ..tcp }
+}
+
+fn tcp_pool(at: &Cursor<'_>) -> ConnectionPool {
+    let tcp = at.fields(&[
         "maxConnections",
         "connectTimeout",
         "tcpKeepalive",
@@ -177,11 +184,12 @@ fn connection_pool(at: &Cursor<'_>) -> ConnectionPool {
             .get("idleTimeout")
             .and_then(|at| at.duration_or_zero())
             .filter(|timeout| !timeout.is_zero()),
+        http: HttpPool::default(),
     }
 }
 
 /// What an `int32` field can hold that must not be negative.
-const INT32: std::ops::RangeInclusive<u32> = 0..=i32::MAX.unsigned_abs();
+pub(super) const INT32: std::ops::RangeInclusive<u32> = 0..=i32::MAX.unsigned_abs();
 
 fn keepalive(at: &Cursor<'_>) -> TcpKeepalive {
     let fields = at.fields(&["probes", "time", "interval"]);
@@ -193,36 +201,53 @@ fn keepalive(at: &Cursor<'_>) -> TcpKeepalive {
 }
 
 fn outlier_detection(at: &Cursor<'_>) -> OutlierDetection {
-    const LATER: [&str; 5] = [
-        "consecutiveGatewayErrors",
+    let fields = at.fields(&[
         "consecutiveErrors",
+        "consecutive5xxErrors",
+        "consecutiveGatewayErrors",
         "splitExternalLocalOriginErrors",
         "consecutiveLocalOriginFailures",
         "outlierDetectionHttpErrorCodes",
-    ];
-    let used =
-        ["consecutive5xxErrors", "interval", "baseEjectionTime", "maxEjectionPercent", "minHealthPercent"];
-    let known: Vec<_> = LATER.into_iter().chain(used).collect();
-    let fields = at.fields(&known);
-    // With errors of local origin split off, a failed connect counts against a limit of its own.
-    let split = fields.get("splitExternalLocalOriginErrors").and_then(|at| at.boolean()).unwrap_or(false);
-    let errors = if split { "consecutiveLocalOriginFailures" } else { "consecutive5xxErrors" };
-    let ignored: Vec<_> = LATER
-        .into_iter()
-        .filter(|key| *key != "splitExternalLocalOriginErrors" && !(split && *key == errors))
-        .collect();
-    fields.warn_unsupported_fields(&ignored);
+        "interval",
+        "baseEjectionTime",
+        "maxEjectionPercent",
+        "minHealthPercent",
+    ]);
+    fields.warn_unsupported_fields(&["consecutiveErrors"]);
+    let splits_local_origin_errors =
+        fields.get("splitExternalLocalOriginErrors").and_then(|at| at.boolean()).unwrap_or_default();
+    if let Some(at) = fields.get("consecutiveLocalOriginFailures")
+        && !splits_local_origin_errors
+    {
+        at.warn("it counts only with `splitExternalLocalOriginErrors: true`", "add that, or remove this");
+    }
     let default = OutlierDetection::default();
+    let count = |key: &str| fields.get(key).and_then(|at| at.integer(0..=u32::MAX));
     let percent = |key: &str| fields.get(key).and_then(|at| at.integer(0..=100));
     let duration = |key: &str| fields.get(key).and_then(|at| at.duration());
     OutlierDetection {
-        consecutive_errors: fields
-            .get(errors)
-            .and_then(|at| at.integer(0..=u32::MAX))
-            .unwrap_or(default.consecutive_errors),
+        consecutive_errors: count("consecutive5xxErrors").unwrap_or(default.consecutive_errors),
+        consecutive_gateway_errors: count("consecutiveGatewayErrors").unwrap_or_default(),
+        splits_local_origin_errors,
+        // Zero stands for the default, as in Istio, which turns only the others off so.
+        consecutive_local_origin_failures: count("consecutiveLocalOriginFailures")
+            .filter(|most| *most != 0)
+            .unwrap_or(default.consecutive_local_origin_failures),
+        http_error_statuses: fields
+            .get("outlierDetectionHttpErrorCodes")
+            .map(|at| error_statuses(&at))
+            .unwrap_or_default(),
         interval: duration("interval").unwrap_or(default.interval),
         base_ejection_time: duration("baseEjectionTime").unwrap_or(default.base_ejection_time),
         max_ejection_percent: percent("maxEjectionPercent").unwrap_or(default.max_ejection_percent),
         min_health_percent: percent("minHealthPercent").unwrap_or(default.min_health_percent),
     }
+}
+
+fn error_statuses(at: &Cursor<'_>) -> Vec<u16> {
+    let status = |at: &Cursor<'_>| at.integer(200..=599).and_then(|status| u16::try_from(status).ok());
+    let mut statuses: Vec<_> = at.items().iter().filter_map(status).collect();
+    statuses.sort_unstable();
+    statuses.dedup();
+    statuses
 }

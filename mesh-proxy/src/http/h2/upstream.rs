@@ -19,15 +19,18 @@ use tokio::task::spawn_local;
 
 use super::window_shares::{StreamWindowShare, WindowShares};
 use super::{DATA_OVERHEAD, MAX_FRAME, MAX_HEADER_LIST, MAX_STREAMS, SEND_BUFFER, STREAM_WINDOW};
-use crate::http::upstream_connection::{ServicePortSlot, UpstreamConnection};
+use crate::http::upstream_connection::{ConnectionUse, ServicePortSlot, UpstreamConnection};
 use crate::mux::PodReceiveBudget;
 
 /// Time for the preface to be written.
 const START_TIME: Duration = Duration::from_secs(10);
 /// Time for a connection to close once it is of no use.
 const CLOSE_TIME: Duration = Duration::from_secs(5);
-/// Time without a stream after which nobody holds a connection any more.
-const FORGOTTEN: Duration = Duration::from_mins(2);
+/// How long a connection waits for a request unless its policy says otherwise. Whoever closes it says so
+/// before.
+const IDLE_TIME: Duration = Duration::from_mins(1);
+/// Time without a stream, beyond that, after which nobody holds a connection any more.
+const FORGOTTEN: Duration = Duration::from_mins(1);
 
 /// A connection to an endpoint that requests share.
 pub(in crate::http) struct Http2Connection {
@@ -44,6 +47,10 @@ struct ConnectionState {
     open_streams: Cell<usize>,
     /// When its last stream ended.
     idle_since: Cell<Instant>,
+    /// How long it may have none.
+    idle_time: Cell<Duration>,
+    /// Streams that it had.
+    begun_streams: Cell<u32>,
     is_over: Cell<bool>,
     /// Why policy ended it.
     revoked: RefCell<Option<String>>,
@@ -81,12 +88,16 @@ impl ConnectionState {
         loop {
             tokio::time::sleep(CLOSE_TIME).await;
             let is_left = self.open_streams.get() == 0
-                && (self.is_over.get() || self.idle_since.get().elapsed() > FORGOTTEN);
+                && (self.is_over.get() || self.has_idled(self.idle_time.get().saturating_add(FORGOTTEN)));
             if is_left && was_left {
                 return;
             }
             was_left = is_left;
         }
+    }
+
+    fn has_idled(&self, time: Duration) -> bool {
+        self.open_streams.get() == 0 && self.idle_since.get().elapsed() >= time
     }
 }
 
@@ -103,6 +114,8 @@ impl Http2Connection {
             policy_that_allowed_it: upstream.policy_that_allowed_it().cloned(),
             open_streams: Cell::new(0),
             idle_since: Cell::new(Instant::now()),
+            idle_time: Cell::new(IDLE_TIME),
+            begun_streams: Cell::new(0),
             is_over: Cell::new(false),
             revoked: RefCell::default(),
             slot: RefCell::new(slot),
@@ -173,9 +186,9 @@ impl Http2Connection {
         self.state.is_over.get()
     }
 
-    /// Whether it has no stream, and had none for that long.
-    pub fn is_idle_for(&self, time: Duration) -> bool {
-        self.state.open_streams.get() == 0 && self.state.idle_since.get().elapsed() >= time
+    /// Whether it has no stream, and had none for longer than it may.
+    pub fn is_idle_too_long(&self) -> bool {
+        self.state.has_idled(self.state.idle_time.get())
     }
 
     /// Whether a slot below the service's limit has to be taken for another stream.
@@ -183,12 +196,19 @@ impl Http2Connection {
         self.state.open_streams.get() == 0
     }
 
-    /// Counts another stream; `slot`, if one is needed, is held while there are any.
-    pub fn count_stream(&self, slot: Option<ServicePortSlot>) -> CountedStream {
+    /// Counts another stream; `slot`, if one is needed, is held while there are any. After the last one that
+    /// `usage` lets it have it takes no more.
+    pub fn count_stream(&self, slot: Option<ServicePortSlot>, usage: ConnectionUse) -> CountedStream {
         if slot.is_some() {
             *self.state.slot.borrow_mut() = slot;
         }
-        self.state.open_streams.set(self.state.open_streams.get() + 1);
+        let state = &self.state;
+        state.open_streams.set(state.open_streams.get() + 1);
+        state.begun_streams.set(state.begun_streams.get().saturating_add(1));
+        state.idle_time.set(usage.idle_timeout.unwrap_or(IDLE_TIME));
+        if usage.most_requests.is_some_and(|most| state.begun_streams.get() >= most.get()) {
+            state.is_over.set(true);
+        }
         CountedStream { connection: Rc::clone(&self.state), _share: self.state.shares.try_take() }
     }
 

@@ -176,7 +176,7 @@ pub struct Mesh {
     pub node: WorkerWithPod,
     pub servers: HashMap<&'static str, Rc<Server>>,
     port: u16,
-    max_connections: Cell<u32>,
+    policy: RefCell<ext::PortPolicy>,
     protocol: Cell<AppProtocol>,
 }
 
@@ -205,14 +205,14 @@ impl Mesh {
             });
             node.configuration.set_workload(member(name, address));
         }
-        let mesh = Self { node, servers, port, max_connections: Cell::new(0), protocol: Cell::default() };
+        let mesh = Self { node, servers, port, policy: RefCell::default(), protocol: Cell::default() };
         mesh.set_routes(vec![to("v1", |_| ())]);
         mesh
     }
 
-    /// The service has at most so many connections.
-    pub fn limit_connections(&self, most: u32) {
-        self.max_connections.set(most);
+    /// The service and its subsets have this policy, whoever its endpoint is.
+    pub fn set_policy(&self, policy: ext::PortPolicy) {
+        *self.policy.borrow_mut() = policy;
         self.set_routes(vec![to("v1", |_| ())]);
     }
 
@@ -228,13 +228,12 @@ impl Mesh {
         let table = ext::HttpRouteTable { source, routes, ..ext::HttpRouteTable::default() };
         let subset = |name: &str| {
             let labels = [("version".to_owned(), name.to_owned())].into();
-            let max_connections = self.max_connections.get();
-            let pool = Some(ext::ConnectionPool { max_connections, ..ext::ConnectionPool::default() });
-            let default = Some(ext::PortPolicy { pool, ..ext::PortPolicy::default() });
+            let default = Some(self.policy.borrow().clone());
             (name.to_owned(), ext::Subset { labels, default, ..ext::Subset::default() })
         };
         let policy = ext::TrafficPolicy {
             subsets: ["v1", "v2"].into_iter().map(subset).collect(),
+            default: Some(self.policy.borrow().clone()),
             ..ext::TrafficPolicy::default()
         };
         let extensions = vec![

@@ -16,14 +16,14 @@ use crate::telemetry::{AccessLog, AgentMetrics};
 
 /// A whole response.
 #[derive(Debug)]
-struct Whole {
+pub struct Whole {
     head: Response<()>,
-    body: String,
+    pub body: String,
     trailers: Option<HeaderMap>,
 }
 
 impl Whole {
-    fn field(&self, name: &str) -> &str {
+    pub fn field(&self, name: &str) -> &str {
         self.head.headers().get(name).map_or("", |value| value.to_str().unwrap())
     }
 
@@ -33,7 +33,7 @@ impl Whole {
     }
 }
 
-fn get(path: &str) -> Request<()> {
+pub fn get(path: &str) -> Request<()> {
     Request::builder().uri(format!("http://web{path}")).body(()).unwrap()
 }
 
@@ -43,7 +43,7 @@ fn call(path: &str) -> Request<()> {
 }
 
 /// Sends a request with a body and trailers, and reads the response.
-async fn ask(
+pub async fn ask(
     requests: &SendRequest<Bytes>,
     request: Request<()>,
     body: &[u8],

@@ -3,6 +3,7 @@
 mod fixture;
 mod http2;
 mod http2_server;
+mod limits;
 mod retries;
 mod routing;
 
@@ -10,7 +11,7 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use self::fixture::{Mesh, ServerAnswer};
-use crate::fixture::{run_as_worker, wait_until};
+use crate::fixture::run_as_worker;
 
 #[test]
 fn requests_on_one_connection_are_answered_in_order_also_if_they_come_at_once() {
@@ -202,30 +203,6 @@ fn what_follows_a_refused_connect_is_no_request() {
         let all = client.rest().await;
         assert!(all.starts_with("HTTP/1.1 405") && all.matches("HTTP/1.1").count() == 1, "{all}");
         assert_eq!(mesh.servers["v1"].requests().len(), 1);
-    });
-}
-
-#[test]
-fn a_service_with_one_connection_serves_one_request_after_the_other() {
-    run_as_worker(async {
-        let mesh = Mesh::new().await;
-        mesh.limit_connections(1);
-        let closing = "HTTP/1.1 200 OK\r\nX-Server: v1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
-        mesh.servers["v1"].answer(ServerAnswer::BytesAndClose(closing.to_owned()));
-        let mut client = mesh.connect().await;
-        for _ in 0..5 {
-            assert_eq!(client.ask("/", "").await, "v1", "after a connection that was closed");
-        }
-        mesh.servers["v1"].answer(ServerAnswer::Describe);
-        let mut other = mesh.connect().await;
-        for _ in 0..5 {
-            assert_eq!(client.ask("/", "").await, "v1", "after one that is kept");
-            assert_eq!(other.ask("/", "").await, "v1", "of another client");
-        }
-        mesh.servers["v1"].answer(ServerAnswer::Silence);
-        client.send("GET / HTTP/1.1\r\nHost: web\r\n\r\n").await;
-        wait_until("the server has it", || mesh.servers["v1"].requests().len() > 15).await;
-        assert_eq!(other.ask("/", "").await, "HTTP/1.1 503 Service Unavailable");
     });
 }
 

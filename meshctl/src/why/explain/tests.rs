@@ -294,6 +294,20 @@ fn a_policy_that_the_kernel_can_not_keep_is_named_as_what_needs_the_proxy() {
 }
 
 #[test]
+fn limits_of_requests_are_said_where_they_go() {
+    let more = "---\napiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: web, namespace: shop}\nspec: {hosts: [web], http: [{route: [{destination: {host: web}}]}]}\n---\napiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: few, namespace: shop}\nspec: {host: web, trafficPolicy: {connectionPool: {tcp: {maxConnections: 2}, http: {http2MaxRequests: 3, maxRetries: 4}}, retryBudget: {percent: 12.5}}}\n";
+    let snapshot = snapshot(&format!("{SHOP}{more}"));
+    let client = snapshot.workloads().find(|workload| &*workload.name == "client").unwrap();
+    let to: Destination = "http://web/".parse().unwrap();
+    let url = to.url().unwrap().clone();
+    let request = Some(Request { method: "GET".to_owned(), headers: Vec::new(), url });
+    let explained = explain(&snapshot, &client, &to, &Agent { request, ..Agent::default() }).unwrap();
+    let outcome = &explained.routes[0].request.as_ref().unwrap().outcome;
+    let limits = "limits of each agent: maxConnections 2, http2MaxRequests 3, maxRetries 4, retryBudget 12.5 %, at least 3";
+    assert!(outcome.iter().any(|line| line == limits), "{outcome:?}");
+}
+
+#[test]
 fn strict_egress_is_told_with_whose_it_is_and_what_it_leaves() {
     let snapshot = shop();
     let client = snapshot.workloads().find(|workload| &*workload.name == "client").unwrap();
