@@ -21,12 +21,12 @@ pub mod xds;
 mod agree;
 #[path = "../../mesh-api/tests/policy_model/naive.rs"]
 pub mod naive;
+#[path = "../../mesh-agent/src/sys/socket_kind.rs"]
+mod socket_kind;
 #[path = "../../mesh-agent/src/sys/tcp_connection.rs"]
 mod tcp_connection;
-#[path = "../../mesh-agent/src/sys/unconnected_socket_kind.rs"]
-mod unconnected_socket_kind;
 /// What the keeper's protocol speaks of.
 pub mod sys {
+    pub use crate::socket_kind::SocketKind;
     pub use crate::tcp_connection::{ANY_COOKIE, Connection, PreexistingConnection};
-    pub use crate::unconnected_socket_kind::UnconnectedSocketKind;
 }

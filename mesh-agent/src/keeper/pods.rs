@@ -15,7 +15,7 @@ use socket2::{SockRef, Socket};
 use super::protocol::{Claim, KeeperAnswer};
 use super::veth_connection_reset::{NetnsByIp, PodTeardown, TeardownQueue, reset_all_veth_connections};
 use crate::sys::ebpf::{self, Programs};
-use crate::sys::{self, Netns, NoSandbox, UnconnectedSocketKind};
+use crate::sys::{self, Netns, NoSandbox, SocketKind};
 
 /// Ports that each worker listens on in a pod.
 const PORTS: [u16; 3] = [OUTBOUND_PORT, INBOUND_PORT, HBONE_PORT];
@@ -330,12 +330,7 @@ impl Pods {
     }
 
     /// Opens sockets in a pod. Errors: it is not enrolled, or there is no room for a single one.
-    pub fn open_sockets(
-        &self,
-        cookie: u64,
-        kind: UnconnectedSocketKind,
-        count: u8,
-    ) -> Result<Vec<Socket>, Error> {
+    pub fn open_sockets(&self, cookie: u64, kind: SocketKind, count: u8) -> Result<Vec<Socket>, Error> {
         let pod = self.enrolled.get(&cookie).ok_or(Error::Unknown)?;
         Ok(sys::open_unconnected_sockets(&pod.netns, kind, usize::from(count))?)
     }

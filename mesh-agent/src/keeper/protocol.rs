@@ -9,7 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use mesh_common::address::Address;
 
-use crate::sys::{Connection, PreexistingConnection, UnconnectedSocketKind};
+use crate::sys::{Connection, PreexistingConnection, SocketKind};
 
 /// Bytes of every record.
 pub const RECORD_LEN: usize = 384;
@@ -109,7 +109,7 @@ pub enum KeeperRequest {
     PreexistingJudged(u64),
     /// Open that many sockets in a pod, or as many as there is room for. They come beside
     /// [`KeeperAnswer::Done`].
-    Sockets(u64, UnconnectedSocketKind, u8),
+    Sockets(u64, SocketKind, u8),
     /// Note that this proxy serves.
     Ready,
     /// Leave nothing behind: the mesh is being uninstalled.
@@ -240,8 +240,7 @@ impl KeeperRequest {
                 same_family.then_some(Self::Destroy(pod, Connection { cookie, local, remote }))?
             }
             5 => {
-                let (pod, kind, count) =
-                    (from.u64()?, UnconnectedSocketKind::from_number(from.u8()?)?, from.u8()?);
+                let (pod, kind, count) = (from.u64()?, SocketKind::from_number(from.u8()?)?, from.u8()?);
                 (1..=MOST_SOCKETS).contains(&count).then_some(Self::Sockets(pod, kind, count))?
             }
             6 => Self::Ready,
@@ -468,8 +467,8 @@ mod tests {
             KeeperRequest::UnenrolUnclaimed,
             KeeperRequest::Destroy(7, Connection { cookie: 9, local, remote }),
             KeeperRequest::Destroy(7, Connection { cookie: 9, local: local6, remote: remote6 }),
-            KeeperRequest::Sockets(7, UnconnectedSocketKind::OutboundV4, 1),
-            KeeperRequest::Sockets(7, UnconnectedSocketKind::LoopbackPacketsV6, MOST_SOCKETS),
+            KeeperRequest::Sockets(7, SocketKind::OutboundV4, 1),
+            KeeperRequest::Sockets(7, SocketKind::LoopbackPacketsV6, MOST_SOCKETS),
             KeeperRequest::Ready,
             KeeperRequest::Uninstalled,
             KeeperRequest::List(7),
@@ -551,9 +550,7 @@ mod tests {
         assert_eq!(Claim::new(POD, &[], &[1; 65]), Err(InvalidClaim::ProbePorts));
         for count in [0, MOST_SOCKETS + 1, 255] {
             assert_eq!(
-                KeeperRequest::decode(
-                    &KeeperRequest::Sockets(7, UnconnectedSocketKind::OutboundV4, count).encode()
-                ),
+                KeeperRequest::decode(&KeeperRequest::Sockets(7, SocketKind::OutboundV4, count).encode()),
                 None
             );
         }

@@ -15,7 +15,7 @@ use tokio::task::spawn_local;
 use super::asynchronous;
 use super::client::{receive_message, send_request};
 use crate::keeper::protocol::{KeeperAnswer, KeeperRequest, MOST_SOCKETS};
-use crate::sys::UnconnectedSocketKind;
+use crate::sys::SocketKind;
 
 /// Sockets of the first batch.
 const FIRST: u8 = 2;
@@ -32,7 +32,7 @@ struct Inner {
 }
 
 /// A pod, by the cookie of its network namespace, and a kind of socket.
-type Key = (u64, UnconnectedSocketKind);
+type Key = (u64, SocketKind);
 
 /// The sockets of one kind in one pod.
 #[derive(Default)]
@@ -59,7 +59,7 @@ impl SocketPool {
 
     /// Takes a socket in a pod, at once if one is ready. Errors: the keeper can't open one, or does not have
     /// the pod.
-    pub async fn take_socket(&self, pod: u64, kind: UnconnectedSocketKind) -> io::Result<OwnedFd> {
+    pub async fn take_socket(&self, pod: u64, kind: SocketKind) -> io::Result<OwnedFd> {
         let key = (pod, kind);
         let wait = {
             let mut stocks = self.0.stocks.borrow_mut();
@@ -89,7 +89,7 @@ impl SocketPool {
 
     /// Gives back a socket that can be used again. It is closed if the pod is gone, or has `MOST_SOCKETS`
     /// ready.
-    pub fn put_back(&self, pod: u64, kind: UnconnectedSocketKind, socket: OwnedFd) {
+    pub fn put_back(&self, pod: u64, kind: SocketKind, socket: OwnedFd) {
         if let Some(stock) = self.0.stocks.borrow_mut().get_mut(&(pod, kind))
             && stock.ready.len() < MOST_SOCKETS.into()
         {
@@ -233,7 +233,7 @@ mod tests {
     fn batches_grow_with_use_and_go_without() {
         with_keeper(MOST_SOCKETS, async |sockets, batches| {
             for _ in 0..200 {
-                sockets.take_socket(7, UnconnectedSocketKind::OutboundV4).await.unwrap();
+                sockets.take_socket(7, SocketKind::OutboundV4).await.unwrap();
             }
             assert_eq!(batches.borrow()[0], FIRST, "the first one waits for few");
             assert!(batches.borrow().len() < 40, "{batches:?}");
@@ -248,7 +248,7 @@ mod tests {
     #[test]
     fn many_at_once_all_get_one_though_few_come_at_a_time() {
         with_keeper(1, async |sockets, _| {
-            let takes = (0..50).map(|_| sockets.take_socket(7, UnconnectedSocketKind::DeliveryV6));
+            let takes = (0..50).map(|_| sockets.take_socket(7, SocketKind::DeliveryV6));
             let taken = futures_util::future::join_all(takes).await;
             assert!(taken.iter().all(Result::is_ok));
         });
@@ -257,7 +257,7 @@ mod tests {
     #[test]
     fn many_that_are_given_back_are_not_all_kept() {
         with_keeper(MOST_SOCKETS, async |sockets, _| {
-            let kind = UnconnectedSocketKind::LoopbackPacketsV4;
+            let kind = SocketKind::LoopbackPacketsV4;
             let takes = (0..200).map(|_| sockets.take_socket(7, kind));
             for taken in futures_util::future::join_all(takes).await {
                 sockets.put_back(7, kind, taken.unwrap());
@@ -270,14 +270,11 @@ mod tests {
     fn a_refusal_reaches_everybody_who_waits() {
         with_keeper(1, async |sockets, _| {
             let (one, other) = tokio::join!(
-                sockets.take_socket(404, UnconnectedSocketKind::OutboundV4),
-                sockets.take_socket(404, UnconnectedSocketKind::OutboundV4)
+                sockets.take_socket(404, SocketKind::OutboundV4),
+                sockets.take_socket(404, SocketKind::OutboundV4)
             );
             assert!(one.unwrap_err().to_string().contains("no such pod") && other.is_err());
-            assert!(
-                sockets.take_socket(7, UnconnectedSocketKind::OutboundV4).await.is_ok(),
-                "others are served"
-            );
+            assert!(sockets.take_socket(7, SocketKind::OutboundV4).await.is_ok(), "others are served");
         });
     }
 
@@ -286,7 +283,7 @@ mod tests {
         with_keeper(1, async |sockets, batches| {
             let began = std::time::Instant::now();
             assert!(
-                sockets.take_socket(503, UnconnectedSocketKind::OutboundV4).await.is_ok(),
+                sockets.take_socket(503, SocketKind::OutboundV4).await.is_ok(),
                 "served once there is room"
             );
             assert_eq!(batches.borrow().len(), WITHOUT + 1);
@@ -297,7 +294,7 @@ mod tests {
     #[test]
     fn for_one_that_waits_no_longer_it_is_not_asked_again() {
         with_keeper(1, async |sockets, batches| {
-            let taking = sockets.take_socket(503, UnconnectedSocketKind::OutboundV4);
+            let taking = sockets.take_socket(503, SocketKind::OutboundV4);
             assert!(tokio::time::timeout(Duration::from_millis(1), taking).await.is_err(), "there is none");
             let waits = || sockets.0.stocks.borrow().values().any(|stock| !stock.waiting.is_empty());
             while waits() {

@@ -25,7 +25,7 @@ use crate::config::SameNodeMode;
 use crate::direct::DirectHandle;
 use crate::keeper_client::SocketPool;
 use crate::strict_egress::StrictPods;
-use crate::sys::UnconnectedSocketKind;
+use crate::sys::SocketKind;
 use crate::sys::ebpf::{PodLinkMap, RecentConnectResults, SocketAddressMap, SynDecisions};
 
 /// The node, shared by all workers.
@@ -72,7 +72,7 @@ impl Surroundings for NodeSurroundings {
     fn outbound_socket(&self, pod: &LocalPod, to: IpAddr) -> LocalBoxFuture<'_, io::Result<Socket>> {
         let netns = pod.netns;
         Box::pin(async move {
-            Ok(self.sockets.take_socket(netns, UnconnectedSocketKind::outbound_kind_for(to)).await?.into())
+            Ok(self.sockets.take_socket(netns, SocketKind::outbound_kind_for(to)).await?.into())
         })
     }
 
@@ -84,9 +84,8 @@ impl Surroundings for NodeSurroundings {
     ) -> LocalBoxFuture<'_, io::Result<Socket>> {
         let netns = pod.netns;
         Box::pin(async move {
-            let socket = Socket::from(
-                self.sockets.take_socket(netns, UnconnectedSocketKind::delivery_kind_for(to)).await?,
-            );
+            let socket =
+                Socket::from(self.sockets.take_socket(netns, SocketKind::delivery_kind_for(to)).await?);
             let shown = AddressPort::new(client.ip().into(), client.port());
             let source = redirect_rules::delivery_source_address(to.into(), &shown);
             socket.bind(&SocketAddr::new(source.into(), 0).into())?;
@@ -140,7 +139,7 @@ impl Surroundings for NodeSurroundings {
         let (netns, syn) = (pod.netns, *syn);
         Box::pin(async move {
             let to = SocketAddr::from(syn.connection.server);
-            let kind = UnconnectedSocketKind::packet_kind_for(to.ip());
+            let kind = SocketKind::packet_kind_for(to.ip());
             let socket = Socket::from(self.sockets.take_socket(netns, kind).await?);
             // It counts from here.
             self.node.decisions.set_decision(&syn.connection, refused).map_err(io::Error::other)?;

@@ -19,10 +19,10 @@ mod rtnetlink;
 mod sandbox_netns;
 pub mod seccomp;
 mod sock_diag;
+mod socket_kind;
 mod sockets_in_netns;
 mod tcp_connection;
 mod time_slices;
-mod unconnected_socket_kind;
 
 pub use add_ipv6_loopback_network::add_loopback_network;
 pub use cgroup_search::{cgroup_contains_process, cgroup_id_of_self, non_pod_cgroup_ids};
@@ -38,7 +38,7 @@ pub use sock_diag::{
     MOST_LISTED, PreexistingConnections, destroy_connection, destroy_unbound_connection,
     list_preexisting_connections,
 };
+pub use socket_kind::SocketKind;
 pub use sockets_in_netns::{listen_in_netns, open_unconnected_sockets};
 pub use tcp_connection::{ANY_COOKIE, Connection, PreexistingConnection};
 pub use time_slices::request_short_time_slices;
-pub use unconnected_socket_kind::UnconnectedSocketKind;

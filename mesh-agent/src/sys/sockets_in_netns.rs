@@ -7,7 +7,7 @@ use std::os::fd::AsRawFd;
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::{Netns, UnconnectedSocketKind};
+use super::{Netns, SocketKind};
 
 /// Length of the accept queues: the kernel's own default for `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
@@ -41,11 +41,7 @@ fn listen_on(address: SocketAddr) -> io::Result<std::net::TcpListener> {
 
 /// Opens unconnected, non-blocking TCP sockets inside a namespace: fewer than `count` if there is no room for
 /// more. Errors: there is none for a single one.
-pub fn open_unconnected_sockets(
-    netns: &Netns,
-    kind: UnconnectedSocketKind,
-    count: usize,
-) -> io::Result<Vec<Socket>> {
+pub fn open_unconnected_sockets(netns: &Netns, kind: SocketKind, count: usize) -> io::Result<Vec<Socket>> {
     netns.run_inside(|| {
         let first = open(kind)?;
         let more = (1..count).map_while(|_| open(kind).ok());
@@ -53,14 +49,14 @@ pub fn open_unconnected_sockets(
     })?
 }
 
-fn open(kind: UnconnectedSocketKind) -> io::Result<Socket> {
+fn open(kind: SocketKind) -> io::Result<Socket> {
     match kind {
-        UnconnectedSocketKind::OutboundV4 => tcp(Domain::IPV4),
-        UnconnectedSocketKind::OutboundV6 => tcp(Domain::IPV6),
-        UnconnectedSocketKind::DeliveryV4 => delivery(Domain::IPV4),
-        UnconnectedSocketKind::DeliveryV6 => delivery(Domain::IPV6),
-        UnconnectedSocketKind::LoopbackPacketsV4 => packets(Domain::IPV4),
-        UnconnectedSocketKind::LoopbackPacketsV6 => packets(Domain::IPV6),
+        SocketKind::OutboundV4 => tcp(Domain::IPV4),
+        SocketKind::OutboundV6 => tcp(Domain::IPV6),
+        SocketKind::DeliveryV4 => delivery(Domain::IPV4),
+        SocketKind::DeliveryV6 => delivery(Domain::IPV6),
+        SocketKind::LoopbackPacketsV4 => packets(Domain::IPV4),
+        SocketKind::LoopbackPacketsV6 => packets(Domain::IPV6),
     }
 }
 
@@ -104,7 +100,7 @@ mod tests {
 
     #[test]
     fn packets_go_over_loopback_alone() {
-        let socket = open(UnconnectedSocketKind::LoopbackPacketsV4).unwrap();
+        let socket = open(SocketKind::LoopbackPacketsV4).unwrap();
         assert_eq!(socket.device().unwrap().unwrap(), b"lo");
         let without_privilege = std::thread::spawn(move || {
             let none = rustix::thread::CapabilitySet::empty();

@@ -412,8 +412,13 @@ spec: RULE
             ("{host: nobody, trafficPolicy: {loadBalancer: {simple: RANDOM}}}", InForce::No, "spec.host"),
             (
                 "{host: web, trafficPolicy: {loadBalancer: {consistentHash: {useSourceIp: true}}}}",
+                InForce::AsWritten,
+                "",
+            ),
+            (
+                "{host: web, trafficPolicy: {loadBalancer: {warmup: {duration: 1s}}}}",
                 InForce::No,
-                "spec.trafficPolicy.loadBalancer.consistentHash",
+                "spec.trafficPolicy.loadBalancer.warmup",
             ),
             ("{host: web, trafficPolicy: {tls: {mode: SIMPLE}}}", InForce::No, "spec.trafficPolicy.tls"),
             (

@@ -19,7 +19,7 @@ use super::map_helpers::{ignore_missing, map_descriptor, replace_keys, take_map}
 use super::pod_link_maps::{PodVethMaps, clear_pod_links_of_layouts};
 use super::veth_flow_maps::{VETH_FLOWS, VethFlows};
 use super::{Error, PEER, PROXY_MAP_NAMES, attach, map_error};
-use crate::sys::{self, HostVeth, Netns, UnconnectedSocketKind};
+use crate::sys::{self, HostVeth, Netns, SocketKind};
 
 /// The object that `cargo xtask build-ebpf` made.
 pub(super) static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/mesh-ebpf.o"));
@@ -329,7 +329,7 @@ impl Programs {
         netns: &Netns,
         mut outbound: impl Iterator<Item = &'a TcpListener>,
     ) {
-        let can_send = sys::open_unconnected_sockets(netns, UnconnectedSocketKind::LoopbackPacketsV4, 1);
+        let can_send = sys::open_unconnected_sockets(netns, SocketKind::LoopbackPacketsV4, 1);
         let deferred = can_send.map_err(|error| error.to_string()).and_then(|_| {
             let mut each = |listener| attach::attach_syn_deferral_to_listener(&self.ebpf, listener);
             outbound.try_for_each(&mut each).map_err(|error| error.to_string())

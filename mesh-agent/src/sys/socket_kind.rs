@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 /// Purpose of a socket in a pod.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum UnconnectedSocketKind {
+pub enum SocketKind {
     /// Connect from the pod, over IPv4.
     OutboundV4 = 1,
     /// Connect from the pod, over IPv6.
@@ -19,7 +19,7 @@ pub enum UnconnectedSocketKind {
     LoopbackPacketsV6 = 6,
 }
 
-impl UnconnectedSocketKind {
+impl SocketKind {
     /// Returns the kind for connecting from the pod to an address.
     pub fn outbound_kind_for(to: IpAddr) -> Self {
         if to.is_ipv4() { Self::OutboundV4 } else { Self::OutboundV6 }
