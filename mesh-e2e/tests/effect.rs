@@ -70,7 +70,7 @@ fn what_has_no_effect_is_not_said_to_be_in_force() -> Result<()> {
         &mesh::authorization("claims", "web", "ALLOW", &claims),
         &rule("nobody", "nobody", &json!({"loadBalancer": {"simple": "RANDOM"}})),
         // Of another host: of two rules for one, the older one counts, and these are of one second.
-        &rule("hash", "nobody-else", &json!({"loadBalancer": {"consistentHash": {"useSourceIp": true}}})),
+        &rule("warm", "nobody-else", &json!({"loadBalancer": {"warmup": {"duration": "10s"}}})),
         &service("web"),
         &routes("nobody", "nobody", &json!({})),
         &routes("near", "web", &json!({"retries": {"attempts": 1, "retryRemoteLocalities": true}})),
@@ -84,7 +84,7 @@ fn what_has_no_effect_is_not_said_to_be_in_force() -> Result<()> {
         (POLICY, "half", "Partly", "rule 2 left out"),
         (POLICY, "claims", "Partly", "it allows nothing"),
         (RULE, "nobody", "No", "is no Service of the mesh"),
-        (RULE, "hash", "No", "consistentHash"),
+        (RULE, "warm", "No", "warmup"),
         (ROUTES, "nobody", "No", "is no Service of the mesh"),
         (ROUTES, "near", "Partly", "another try goes to the endpoints that a first one may go to"),
     ] {
