@@ -317,7 +317,9 @@ async fn balance(
         Some(limit) => {
             let key = (Arc::clone(&service.key), port);
             let full = || Error::TooMany { service: Arc::clone(&service.hostname), port, limit: limit.get() };
-            Some(worker.shared.service_limits.connections.try_take_slot(key, limit.get()).ok_or_else(full)?)
+            let connections = &worker.shared.service_limits.connections;
+            // Requests may wait for one.
+            Some(connections.try_take_slot_in_turn(key, limit.get()).ok_or_else(full)?)
         }
     };
     let options = ConnectOptions { timeout: policy.pool.connect_timeout, keepalive: policy.pool.keepalive };

@@ -62,7 +62,8 @@ impl TryFrom<&wire::HashCookie> for HashCookie {
                 Some(attributes_of(from, ttl.unwrap_or_default()).into())
             }
         };
-        Ok(Self { name: from.name.as_str().into(), attributes })
+        let name: String = from.name.chars().filter(|c| !c.is_control()).collect();
+        Ok(Self { name: name.into(), attributes })
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 use futures_util::FutureExt as _;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
@@ -117,6 +117,15 @@ impl ClientConnection {
     async fn fill(&mut self) -> io::Result<usize> {
         read_buffers::make_room(&mut self.input);
         self.socket.read_buf(&mut self.input).await
+    }
+
+    /// Waits until the client has reset its connection.
+    pub async fn wait_until_reset(&self) -> io::Error {
+        let failed = self.socket.ready(Interest::ERROR).await.and_then(|_| self.socket.take_error());
+        failed.map_or_else(
+            |error| error,
+            |error| error.unwrap_or_else(|| io::ErrorKind::ConnectionReset.into()),
+        )
     }
 
     /// Checks that the client has not closed its connection. Errors: it has, or it is gone.

@@ -138,6 +138,15 @@ impl Client {
         }
     }
 
+    /// Waits until the client has reset its stream or connection; one that sends no more is still there.
+    pub async fn wait_until_reset(&mut self) -> io::Error {
+        match self {
+            Self::Http1(client) => client.wait_until_reset().await,
+            Self::Http2(stream) => std::future::poll_fn(|context| stream.poll_stream_gone(context)).await,
+            Self::Nobody(_) => std::future::pending().await,
+        }
+    }
+
     /// Checks that the client has not gone. Errors: it has.
     pub async fn check_is_there(&mut self) -> io::Result<()> {
         match self {

@@ -47,7 +47,7 @@ impl RequestKey {
     }
 }
 
-/// Returns the value of a cookie, without the quotes that it may have (RFC 6265, 4.2.1).
+/// Returns the value of a cookie, without the quotes that it may have (RFC 6265, 4.2.1); none if it is empty.
 fn cookie_value<'a>(head: &'a RequestHead, name: &str) -> Option<&'a [u8]> {
     let pairs = head.fields.values("cookie").flat_map(|value| value.split(|byte| *byte == b';'));
     let value = pairs.map(<[u8]>::trim_ascii).find_map(|pair| {
@@ -56,7 +56,7 @@ fn cookie_value<'a>(head: &'a RequestHead, name: &str) -> Option<&'a [u8]> {
     })?;
     let value = value.trim_ascii();
     let unquoted = value.strip_prefix(b"\"").and_then(|rest| rest.strip_suffix(b"\""));
-    Some(unquoted.unwrap_or(value))
+    Some(unquoted.unwrap_or(value)).filter(|value| !value.is_empty())
 }
 
 #[cfg(test)]
@@ -105,7 +105,11 @@ mod tests {
             RequestKey::of(Some(&silent), &head("Cookie: users=b\r\n"), CLIENT),
             RequestKey::default()
         );
-        let given = RequestKey::of(Some(&by_cookie(Some("; Path=/; HttpOnly"))), &head(""), CLIENT);
+        let giving = by_cookie(Some("; Path=/; HttpOnly"));
+        for empty in ["Cookie: user=\r\n", "Cookie: user=\"\"\r\n"] {
+            assert!(RequestKey::of(Some(&giving), &head(empty), CLIENT).set_cookie.is_some(), "{empty}");
+        }
+        let given = RequestKey::of(Some(&giving), &head(""), CLIENT);
         let cookie = given.set_cookie.unwrap();
         let value = cookie.strip_prefix("user=\"").and_then(|rest| rest.strip_suffix("\"; Path=/; HttpOnly"));
         assert_eq!(given.hash, Some(KeyHash::of(value.unwrap().as_bytes())), "{cookie}");

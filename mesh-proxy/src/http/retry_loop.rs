@@ -1,7 +1,7 @@
 //! The attempts of a request, one after the other, until one has a response for the client.
 
 use std::cell::Cell;
-use std::future::poll_fn;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -160,21 +160,23 @@ impl RetryLoop<'_> {
         let usage = self.target.connection_use();
         if let Some(mut pooled) = worker.http_connections.take(key).await {
             pooled.begin_request(slot, usage);
-            match self.send_on(UpstreamExchange::Http1(pooled), client).await {
+            let mut upstream = UpstreamExchange::Http1(pooled);
+            match self.send_on(&mut upstream, client).await {
                 // The server closed it as the request was on its way (RFC 9112, 9.3.1), which costs no retry:
-                // once, on a new connection.
-                Err(AttemptError::Reset(_)) if self.can_repeat_at_once() => {}
-                attempted => return attempted,
+                // once, on a new connection in its place.
+                Err(AttemptError::Reset(_)) if self.can_repeat_at_once() => slot = upstream.take_slot(),
+                attempted => return attempted.map(|()| upstream),
             }
             self.outgoing.begin_attempt(&mut self.timers);
-            slot = self.wait_for_connection(client).await?;
         }
         let first = BytesMut::from(self.outgoing.first_bytes());
         let opening = self.target.open(self.connection, self.workload, endpoint, &first);
         let Opened { mut connection, sent } = within_time(opening, &mut self.timers).await??;
         self.outgoing.skip(sent);
         connection.begin_request(slot, usage);
-        self.send_on(UpstreamExchange::Http1(Box::new(connection)), client).await
+        let mut upstream = UpstreamExchange::Http1(Box::new(connection));
+        self.send_on(&mut upstream, client).await?;
+        Ok(upstream)
     }
 
     async fn attempt_http2(
@@ -188,9 +190,7 @@ impl RetryLoop<'_> {
         let shared = match self.get_or_open_shared(key, endpoint, None).await {
             Err(AttemptError::NoConnection(_)) => {
                 self.slots.request = None;
-                let slot = self.wait_for_connection(client).await?;
-                self.count_request()?;
-                self.get_or_open_shared(key, endpoint, slot).await
+                self.wait_for_shared(key, endpoint, client).await
             }
             shared => shared,
         };
@@ -199,7 +199,11 @@ impl RetryLoop<'_> {
             return Err(AttemptError::Reset("the request was written for HTTP/1".to_owned()));
         };
         match within_time(counted.send_request(requests, head, is_end), &mut self.timers).await? {
-            Ok(stream) => self.send_on(UpstreamExchange::Http2(Box::new(stream)), client).await,
+            Ok(stream) => {
+                let mut upstream = UpstreamExchange::Http2(Box::new(stream));
+                self.send_on(&mut upstream, client).await?;
+                Ok(upstream)
+            }
             // The connection is over, or about to be: nothing was sent on it.
             Err(error) if was_refused(&error) || !error.is_reset() => {
                 Err(AttemptError::Refused(error.to_string()))
@@ -231,7 +235,8 @@ impl RetryLoop<'_> {
                 let opening = self.target.open(self.connection, self.workload, endpoint, &nothing);
                 let opened = opening.await?.connection;
                 let budget = worker.receive_budget(&self.connection.pod);
-                let started = Http2Connection::start(opened, slot, budget).await;
+                let stream_ended = worker.http_connections.stream_ended(key);
+                let started = Http2Connection::start(opened, slot, budget, stream_ended).await;
                 started.map_err(|error| AttemptError::Reset(error.to_string()))
             })
         };
@@ -246,28 +251,73 @@ impl RetryLoop<'_> {
         &mut self,
         client: &mut Client,
     ) -> Result<Option<ServicePortSlot>, AttemptError> {
-        let place = match self.target.take_connection(&self.connection.worker)? {
-            ConnectionSlot::Taken(slot) => return Ok(slot),
-            ConnectionSlot::Queued(place) => place,
+        match self.target.take_connection(&self.connection.worker)? {
+            ConnectionSlot::Taken(slot) => Ok(slot),
+            ConnectionSlot::Queued(place) => self.within_wait(client, place.wait()).await.map(Some),
+        }
+    }
+
+    /// Waits for a place on a connection of HTTP/2: until the service may have another one, or one that there
+    /// is has room again. Errors: as above.
+    async fn wait_for_shared(
+        &mut self,
+        key: &UpstreamKey,
+        endpoint: &Endpoint,
+        client: &mut Client,
+    ) -> Result<(CountedStream, SendRequest<Bytes>), AttemptError> {
+        let slot = match self.target.take_connection(&self.connection.worker)? {
+            ConnectionSlot::Taken(slot) => slot,
+            ConnectionSlot::Queued(place) => {
+                let worker = Rc::clone(&self.connection.worker);
+                let usage = self.target.connection_use();
+                let stream = worker.http_connections.wait_for_room(key, usage);
+                let either = async {
+                    tokio::select! {
+                        biased;
+                        slot = place.wait() => Ok(slot),
+                        stream = stream => Err(stream),
+                    }
+                };
+                match self.within_wait(client, either).await? {
+                    Ok(slot) => Some(slot),
+                    Err(stream) => {
+                        self.count_request()?;
+                        return Ok(stream);
+                    }
+                }
+            }
         };
-        let gone = poll_fn(|context| client.poll_stream_gone(context));
+        self.count_request()?;
+        self.get_or_open_shared(key, endpoint, slot).await
+    }
+
+    /// Waits for `coming`, as long as the request has time, which runs meanwhile, and its client is there.
+    /// Errors: one is over.
+    async fn within_wait<T>(
+        &mut self,
+        client: &mut Client,
+        coming: impl Future<Output = T>,
+    ) -> Result<T, AttemptError> {
+        self.timers.start();
         // Boxed, since few requests wait.
         let waiting = Box::pin(async {
             tokio::select! {
                 biased;
-                slot = place.wait() => Ok(Some(slot)),
-                error = gone => Err(AttemptError::ClientGone(error.to_string())),
+                come = coming => Ok(come),
+                error = client.wait_until_reset() => Err(AttemptError::ClientGone(error.to_string())),
             }
         });
-        let slot = within_time(waiting, &mut self.timers).await.map_err(|late| match late {
+        let come = within_time(waiting, &mut self.timers).await.map_err(|late| match late {
             AttemptError::TryTimeout(time) | AttemptError::RouteTimeout(time) => {
                 AttemptError::NoConnectionInTime(time)
             }
             other => other,
         })??;
-        let is_there = client.check_is_there().await;
-        is_there.map_err(|error| AttemptError::ClientGone(error.to_string()))?;
-        Ok(slot)
+        if !self.outgoing.has_read_all() {
+            // Nobody read the body meanwhile.
+            self.timers.stop();
+        }
+        Ok(come)
     }
 
     /// Counts the request as one that is under way. Errors: so many are.
@@ -295,12 +345,11 @@ impl RetryLoop<'_> {
     /// Sends the request and reads the head of its response. Errors: it has none.
     async fn send_on(
         &mut self,
-        mut upstream: UpstreamExchange,
+        upstream: &mut UpstreamExchange,
         client: &mut Client,
-    ) -> Result<UpstreamExchange, AttemptError> {
+    ) -> Result<(), AttemptError> {
         let messages = (self.head, &mut self.outgoing);
-        send_and_read_head(&mut upstream, client, messages, &mut self.response, &mut self.timers).await?;
-        Ok(upstream)
+        send_and_read_head(upstream, client, messages, &mut self.response, &mut self.timers).await
     }
 
     fn can_repeat_at_once(&self) -> bool {

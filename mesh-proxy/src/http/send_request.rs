@@ -117,6 +117,11 @@ impl Timers {
         self.attempt = Timer { after: None, running: None };
     }
 
+    /// Ends all that have begun: what was waited for has come, and the request is not sent yet.
+    pub fn stop(&mut self) {
+        (self.route.running, self.attempt.running) = (None, None);
+    }
+
     /// Begins the time of another attempt with its request.
     pub fn reset_attempt(&mut self) {
         self.attempt.running = None;

@@ -103,9 +103,9 @@ impl UpstreamConnection {
         self.usage.idle_timeout
     }
 
-    /// Counts it no longer: it is idle, or about to end.
-    pub fn release_slot(&mut self) {
-        self.slot = None;
+    /// Counts it no longer: it is idle, or about to end. Returns its slot below the service's limit.
+    pub fn take_slot(&mut self) -> Option<ServicePortSlot> {
+        self.slot.take()
     }
 
     /// Splits it into what carries bytes, the bytes that were read, and the policy's permit.
@@ -115,7 +115,7 @@ impl UpstreamConnection {
 
     /// Closes it so that the server sees an end and no reset, which it might log as a fault.
     pub fn close_in_order(mut self) {
-        self.release_slot();
+        drop(self.take_slot());
         spawn_local(async move {
             let close = async {
                 self.io.shutdown().await?;

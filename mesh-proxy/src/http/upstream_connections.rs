@@ -11,6 +11,7 @@ use mesh_api::plan::{Endpoint, EndpointId, Service, TunnelProtocol};
 
 use bytes::Bytes;
 use h2::client::SendRequest;
+use tokio::sync::Notify;
 
 use super::h2::{CountedStream, Http2Connection};
 use super::read_buffers;
@@ -49,6 +50,8 @@ struct Shared {
     opening: Rc<tokio::sync::Mutex<()>>,
     /// How often one could not be opened.
     failures: Rc<Cell<u64>>,
+    /// That a stream of one of them has ended.
+    stream_ended: Rc<Notify>,
 }
 
 /// For whom a connection was made, and where it leads.
@@ -102,7 +105,7 @@ impl UpstreamConnections {
 
     /// Keeps a connection whose last response is complete.
     pub(super) fn keep(&self, key: UpstreamKey, mut connection: Box<UpstreamConnection>) {
-        connection.release_slot();
+        drop(connection.take_slot());
         if !connection.input.is_empty() || connection.is_used_up() {
             // What follows a response belongs to none.
             return connection.close_in_order();
@@ -147,7 +150,9 @@ impl UpstreamConnections {
             (Rc::clone(&shared.opening), Rc::clone(&shared.failures))
         };
         let failed_before = failures.get();
-        let mut only_one = Some(opening.lock().await);
+        let is_alone = usage.most_requests.is_some_and(|most| most.get() == 1);
+        // Nobody shares one that has a single request.
+        let mut only_one = if is_alone { None } else { Some(opening.lock().await) };
         if let Some(found) = self.find_shared(key, usage, &take_slot)? {
             return Ok(found);
         }
@@ -164,19 +169,39 @@ impl UpstreamConnections {
         let mut all = self.shared.borrow_mut();
         let connections = &mut all.entry(key.clone()).or_default().connections;
         // Those that take no more requests end with their last one.
-        connections.retain(|it| !it.is_over());
-        if !opened.is_over() {
-            connections.push(opened);
-        }
+        connections.retain(|it| !it.is_done());
+        connections.push(opened);
         drop(all);
         Ok(taken)
+    }
+
+    /// Returns what tells that a stream of the connections of HTTP/2 has ended.
+    pub(super) fn stream_ended(&self, key: &UpstreamKey) -> Rc<Notify> {
+        Rc::clone(&self.shared.borrow_mut().entry(key.clone()).or_default().stream_ended)
+    }
+
+    /// Waits for a place on a connection of HTTP/2 that has streams, and so a slot below the service's limit.
+    pub(super) async fn wait_for_room(
+        &self,
+        key: &UpstreamKey,
+        usage: ConnectionUse,
+    ) -> (CountedStream, SendRequest<Bytes>) {
+        let stream_ended = self.stream_ended(key);
+        loop {
+            let next = stream_ended.notified();
+            if let Ok(Some(found)) = self.find_shared(key, usage, || Err(AttemptError::NoConnection(0))) {
+                return found;
+            }
+            next.await;
+        }
     }
 
     /// Whether no further connection of HTTP/2 is opened for one pod and endpoint, or for all.
     fn has_too_many_shared(&self, key: &UpstreamKey) -> bool {
         let all = self.shared.borrow();
-        all.get(key).is_some_and(|shared| shared.connections.len() >= MAX_SHARED_EACH)
-            || all.values().map(|shared| shared.connections.len()).sum::<usize>() >= MAX_IDLE
+        let count = |shared: &Shared| shared.connections.iter().filter(|it| !it.is_done()).count();
+        all.get(key).is_some_and(|shared| count(shared) >= MAX_SHARED_EACH)
+            || all.values().map(count).sum::<usize>() >= MAX_IDLE
     }
 
     fn find_shared(
@@ -199,8 +224,10 @@ impl UpstreamConnections {
     pub fn close_idle(&self) {
         self.swept.set(Some(Instant::now()));
         self.shared.borrow_mut().retain(|_, shared| {
-            shared.connections.retain(|it| !it.is_over() && !it.is_idle_too_long());
-            !shared.connections.is_empty() || Rc::strong_count(&shared.opening) > 1
+            shared.connections.retain(|it| !it.is_done() && !it.is_idle_too_long());
+            let is_awaited =
+                Rc::strong_count(&shared.opening) > 1 || Rc::strong_count(&shared.stream_ended) > 1;
+            !shared.connections.is_empty() || is_awaited
         });
         self.idle.borrow_mut().retain(|_, idle| {
             let expired: Vec<_> = idle.extract_if(.., |idle| idle.is_expired()).collect();

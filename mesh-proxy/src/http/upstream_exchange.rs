@@ -8,7 +8,7 @@ use h2::{RecvStream, SendStream};
 use super::body_pump::{BodySink, BodySource, BodyUnframer};
 use super::h1::{BodyDecoder, BodyFraming};
 use super::h2::UpstreamStream;
-use super::upstream_connection::UpstreamConnection;
+use super::upstream_connection::{ServicePortSlot, UpstreamConnection};
 use crate::authorized_connections::AuthorizedConnection;
 use crate::stream::Stream;
 
@@ -66,6 +66,15 @@ impl UpstreamExchange {
                 (UpstreamIo::Http1(io, input), authorized)
             }
             Self::Http2(stream) => (UpstreamIo::Http2(&mut stream.send, &mut stream.receive), None),
+        }
+    }
+
+    /// Counts a connection of HTTP/1 no longer, since another one takes its place. Returns its slot below the
+    /// service's limit.
+    pub fn take_slot(&mut self) -> Option<ServicePortSlot> {
+        match self {
+            Self::Http1(connection) => connection.take_slot(),
+            Self::Http2(_) => None,
         }
     }
 

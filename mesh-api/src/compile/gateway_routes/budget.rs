@@ -19,16 +19,21 @@ pub(super) fn beyond_budget(
     attached: &[(usize, &Attachment)],
     routes: &[MadeRoute<'_>],
 ) -> BTreeSet<(usize, usize)> {
-    // Where one names ports, each port may have a table of its own, with all that is for it.
-    let names_ports = attached.iter().any(|(_, attachment)| attachment.ports.is_some());
-    let all_ports = if names_ports { http_ports(service).count() } else { 1 };
+    // Where one for the same clients names ports, each port may have a table of its own, with all that is for
+    // it.
+    let with_ports: BTreeSet<_> = attached
+        .iter()
+        .filter(|(_, attachment)| attachment.ports.is_some())
+        .map(|(_, attachment)| attachment.client_namespace.as_deref())
+        .collect();
     let mut left_by_namespace = BTreeMap::new();
     let mut left_for_others = MAX_BYTES;
     let mut beyond = BTreeSet::new();
     for (index, attachment) in attached {
-        let tables = attachment.ports.as_ref().map_or(all_ports, BTreeSet::len);
-        let cost = routes[*index].cost().saturating_mul(tables);
         let other = attachment.client_namespace.as_deref();
+        let all_ports = || if with_ports.contains(&other) { http_ports(service).count() } else { 1 };
+        let tables = attachment.ports.as_ref().map_or_else(all_ports, BTreeSet::len);
+        let cost = routes[*index].cost().saturating_mul(tables);
         let most = if other.is_some() { MAX_BYTES_OF_OTHER } else { MAX_BYTES };
         let left = left_by_namespace.entry(other).or_insert(most);
         if cost > *left || other.is_some() && cost > left_for_others {

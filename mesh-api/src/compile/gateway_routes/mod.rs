@@ -39,6 +39,8 @@ use crate::wire::ext;
 
 /// Most bytes that one route comes to with all of its parents, each of which has it at every agent.
 const MAX_BYTES: usize = 8 << 20;
+/// Bytes of the tags and lengths around a route and its name, at most.
+const FRAME: usize = 16;
 
 /// What the routes come to, for whatever service.
 #[derive(Debug, Default)]
@@ -196,8 +198,10 @@ impl MadeRoute<'_> {
         }
     }
 
+    /// Bytes that it comes to in one table, with its name beside each part where it is joined with others.
     fn cost(&self) -> usize {
-        self.rules.iter().map(MadeRule::cost).sum()
+        let name = self.source.len() + FRAME;
+        self.rules.iter().map(|rule| rule.cost() + name * rule.matches.len()).sum()
     }
 }
 

@@ -23,7 +23,7 @@ use super::blocking_waypoint::blocking_waypoint;
 use super::locality_preference::LocalityPreference;
 use super::service::{AppProtocol, Service};
 use super::snapshot::Snapshot;
-use super::traffic_policy::ClientTrafficPolicy;
+use super::traffic_policy::{ClientTrafficPolicy, LoadBalancer};
 use super::workload::Workload;
 
 pub use self::cors::CorsPolicy;
@@ -322,7 +322,9 @@ impl HttpRoutes {
 /// Whether the policy for a client's connections to a port is about requests.
 fn has_policy_for_requests(service: &Service, source: &Workload, port: u16) -> bool {
     let policy = ClientTrafficPolicy::policy_or_default_for(&service.traffic, source, port);
-    policy.is_of_requests() && service.preference != LocalityPreference::Passthrough
+    let passes =
+        policy.lb == LoadBalancer::Passthrough || service.preference == LocalityPreference::Passthrough;
+    policy.is_of_requests() && !passes
 }
 
 #[cfg(test)]

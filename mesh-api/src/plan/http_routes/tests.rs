@@ -375,8 +375,11 @@ fn connections_are_read_where_a_policy_is_about_requests() {
     let http = wire::HttpPool { max_requests: 1, ..wire::HttpPool::default() };
     let pool = Some(wire::ConnectionPool { http: Some(http), ..wire::ConnectionPool::default() });
     let retry_budget = Some(wire::RetryBudget::default());
+    let lb = wire::LoadBalancer::Passthrough.into();
+    let passing = wire::PortPolicy { lb, pool, ..wire::PortPolicy::default() };
     for (default, is_read) in [
         (wire::PortPolicy::default(), false),
+        (passing, false),
         (wire::PortPolicy { pool, ..wire::PortPolicy::default() }, true),
         (wire::PortPolicy { retry_budget, ..wire::PortPolicy::default() }, true),
     ] {
@@ -460,7 +463,7 @@ fn a_destination_stands_for_the_endpoints_of_its_subset() {
         assert_eq!(names(&found(web, "v2", 80)), ["two"]);
     }
     assert!(
-        matches!(found(web, "v2", 0), Destination::Service { policy, .. } if policy.lb == crate::plan::LoadBalancer::RoundRobin)
+        matches!(found(web, "v2", 0), Destination::Service { policy, .. } if policy.lb == LoadBalancer::RoundRobin)
     );
     assert!(matches!(found(web, "v3", 0), Destination::Reject(Reject::NoSuchSubset { .. })));
     assert!(matches!(found(web, "v1", 81), Destination::Reject(Reject::NoSuchPort { .. })));

@@ -15,6 +15,7 @@ use h2::client::{self, ResponseFuture, SendRequest};
 use h2::{Reason, RecvStream, SendStream};
 use http::{Request, Response};
 use mesh_calm::{Guarded, Role};
+use tokio::sync::Notify;
 use tokio::task::spawn_local;
 
 use super::window_shares::{StreamWindowShare, WindowShares};
@@ -56,6 +57,8 @@ struct ConnectionState {
     revoked: RefCell<Option<String>>,
     /// Counts it against the service's limit while it has streams.
     slot: RefCell<Option<ServicePortSlot>>,
+    /// Tells those who wait for room on a connection to the same endpoint.
+    stream_ended: Rc<Notify>,
     shares: WindowShares,
 }
 
@@ -103,11 +106,12 @@ impl ConnectionState {
 
 impl Http2Connection {
     /// Starts HTTP/2 on a connection to an endpoint, and a task that drives it. What comes is held in
-    /// `budget`. Errors: it is gone.
+    /// `budget`; `stream_ended` is told of each stream's end. Errors: it is gone.
     pub async fn start(
         upstream: UpstreamConnection,
         slot: Option<ServicePortSlot>,
         budget: Rc<PodReceiveBudget>,
+        stream_ended: Rc<Notify>,
     ) -> io::Result<Self> {
         let state = Rc::new(ConnectionState {
             transport: upstream.transport,
@@ -119,6 +123,7 @@ impl Http2Connection {
             is_over: Cell::new(false),
             revoked: RefCell::default(),
             slot: RefCell::new(slot),
+            stream_ended,
             shares: WindowShares::new(budget),
         });
         let (stream, authorized) = upstream.into_stream();
@@ -184,6 +189,11 @@ impl Http2Connection {
     /// Whether it is closed, or about to be.
     pub fn is_over(&self) -> bool {
         self.state.is_over.get()
+    }
+
+    /// Whether it takes no more requests and has none.
+    pub fn is_done(&self) -> bool {
+        self.is_over() && self.state.open_streams.get() == 0
     }
 
     /// Whether it has no stream, and had none for longer than it may.
@@ -268,6 +278,7 @@ impl Drop for CountedStream {
             self.connection.idle_since.set(Instant::now());
             *self.connection.slot.borrow_mut() = None;
         }
+        self.connection.stream_ended.notify_one();
     }
 }
 

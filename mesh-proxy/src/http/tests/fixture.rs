@@ -349,6 +349,16 @@ pub struct Client {
 }
 
 impl Client {
+    /// Sends no more.
+    pub async fn close_writing(&mut self) {
+        self.socket.shutdown().await.unwrap();
+    }
+
+    /// Goes away at once.
+    pub fn reset(self) {
+        socket2::SockRef::from(&self.socket).set_linger(Some(Duration::ZERO)).unwrap();
+    }
+
     pub async fn send(&mut self, text: &str) {
         self.socket.write_all(text.as_bytes()).await.unwrap();
     }

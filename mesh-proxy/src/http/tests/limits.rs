@@ -133,6 +133,70 @@ fn a_request_waits_no_longer_than_it_has_and_its_endpoint_is_not_blamed() {
 }
 
 #[test]
+fn a_request_has_its_time_while_it_waits_with_its_body_unread() {
+    run_as_worker(async {
+        let mesh = Mesh::new().await;
+        mesh.set_policy(of_pool(|pool| pool.max_connections = 1));
+        let _held = hold(&mesh).await;
+        let timeout = Some(span(Duration::from_millis(50)));
+        mesh.set_routes(vec![to("v1", |forward| forward.timeout = timeout)]);
+        let mut client = mesh.connect().await;
+        client.send(HELD).await;
+        assert!(client.response().await.starts_with("HTTP/1.1 504"));
+    });
+}
+
+#[test]
+fn a_client_that_resets_its_connection_waits_no_more_and_one_that_half_closes_it_does() {
+    run_as_worker(async {
+        let mesh = Mesh::new().await;
+        mesh.set_policy(of_pool(|pool| pool.max_connections = 1));
+        let mut held = hold(&mesh).await;
+        let mut clients = Vec::new();
+        for count in 1..=2 {
+            let mut client = mesh.connect().await;
+            client.send("GET /waits HTTP/1.1\r\nHost: web\r\n\r\n").await;
+            wait_until("it waits", || mesh.taken()[0] == (1, count)).await;
+            clients.push(client);
+        }
+        let mut stays = clients.remove(0);
+        stays.close_writing().await;
+        clients.remove(0).reset();
+        wait_until("one is gone", || mesh.taken()[0] == (1, 1)).await;
+        held.send("2").await;
+        assert!(held.response().await.contains("body=2;"));
+        assert!(stays.response().await.starts_with("HTTP/1.1 200"));
+    });
+}
+
+#[test]
+fn a_request_of_http2_that_waits_gets_the_first_stream_that_is_free() {
+    run_as_worker(async {
+        let mesh = Mesh::new().await;
+        mesh.declare(AppProtocol::Http2);
+        mesh.set_policy(of_pool(|pool| pool.max_connections = 1));
+        let (client, other) = (mesh.connect_http2().await, mesh.connect_http2().await);
+        let mut held = Vec::new();
+        for _ in 0..100 {
+            let request = http::Request::builder().method("POST").uri("http://web/held").body(()).unwrap();
+            held.push(client.clone().ready().await.unwrap().send_request(request, false).unwrap());
+        }
+        let requests = || mesh.servers["v1"].http2.requests.borrow().len();
+        wait_until("the server has them", || requests() == 100).await;
+        let waiting = tokio::task::spawn_local(async move {
+            http2::ask(&other, http2::get("/waits"), b"", None).await.unwrap()
+        });
+        wait_until("it waits", || mesh.taken()[0] == (1, 1)).await;
+        let (response, mut body) = held.pop().unwrap();
+        body.send_data(bytes::Bytes::new(), true).unwrap();
+        assert!(response.await.unwrap().status().is_success());
+        let served = tokio::time::timeout(Duration::from_secs(10), waiting).await;
+        assert!(served.expect("99 others go on").unwrap().body.starts_with("v1: GET /waits"));
+        assert_eq!(mesh.taken()[0], (1, 0));
+    });
+}
+
+#[test]
 fn requests_of_http2_wait_for_a_connection_too() {
     run_as_worker(async {
         let mesh = Mesh::new().await;

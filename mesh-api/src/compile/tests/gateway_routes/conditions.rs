@@ -180,3 +180,34 @@ fn routes_of_one_service_have_a_bound_for_each_namespace_and_the_oldest_count() 
     let left = said(&(many + &large("shop", "a", 400_000)));
     assert_eq!(left.len(), 1, "all other namespaces have a bound together: {left:?}");
 }
+
+#[test]
+fn another_namespace_s_route_that_names_a_port_costs_the_owner_s_nothing() {
+    let ports: Vec<_> =
+        (0..12).map(|number| format!("{{name: http-{number}, port: {}}}", 9100 + number)).collect();
+    let many = format!(
+        "---\napiVersion: v1\nkind: Service\nmetadata: {{name: many, namespace: shop}}\n\
+         spec: {{clusterIP: 10.96.0.7, ports: [{}]}}\n",
+        ports.join(", ")
+    );
+    let own =
+        large("shop", "a", 900_000).replace("name: web, namespace: shop}", "name: many, namespace: shop}");
+    let spec =
+        "parentRefs: [{group: '', kind: Service, name: many, namespace: shop, port: 9100}], rules: [{}]";
+    assert_eq!(said(&(many + &own + &object("HTTPRoute", "client", "b", spec))), []);
+}
+
+#[test]
+fn a_route_s_name_counts_for_each_of_its_parts() {
+    let rule = |number: usize| {
+        format!(
+            "{{matches: [{{path: {{type: Exact, value: /{number}}}}}], filters: [{{type: RequestRedirect, requestRedirect: {{port: 1}}}}]}}"
+        )
+    };
+    let rules: Vec<_> = (0..16).map(rule).collect();
+    let name = |number: usize| format!("{}-{number:03}", "n".repeat(240));
+    let text: String = (0..400).map(|number| route("client", &name(number), "", &rules.join(", "))).collect();
+    let encoded: usize = tables(&text).iter().map(Message::encoded_len).sum();
+    assert!(encoded < 1 << 20, "{encoded} bytes for one namespace");
+    assert!(!said(&text).is_empty(), "some are left out");
+}
